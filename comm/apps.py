@@ -1,0 +1,14 @@
+"""The comm app."""
+
+from django.apps import AppConfig
+
+
+class CommConfig(AppConfig):
+    """What a bundle imports: envelopes, the communicator, turns."""
+
+    name = "comm"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Register the system checks."""
+        from . import checks  # noqa: F401

@@ -1,0 +1,63 @@
+"""Settings of comm: `COMM` in the Django settings, over the defaults below."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from django.dispatch import receiver
+
+
+class CommSettings(NamedTuple):
+    """Every setting of comm with its default."""
+
+    DEFAULT_TENANT: str = "default"
+    DEFAULT_PROJECT: str = "default"
+
+    BUNDLES: Mapping[str, str] = {"demo": "comm.bundles.demo.DemoBundle"}
+    """Bundle id → dotted path of a Bundle class, an instance, or a callable that returns one."""
+    DEFAULT_BUNDLE: str = "demo"
+
+    EVENT_FILTERS: Sequence[str] = ()
+    """Dotted paths of filters that see every event before the bundle's own do."""
+    FIREWALL: Mapping[str, Mapping[str, Any]] = {}
+    """Tenant → rules of comm.firewall; "*" is for tenants without rules of their own."""
+
+    SINKS: Sequence[str] = ()
+    ARCHIVE: str = "comm.archive.Archive"
+
+    TURN_LEASE_SECONDS: float = 12.0
+    """A dead process's turn is declared within this plus one sweep: under 15 s."""
+    TURN_RENEW_SECONDS: float = 3.0
+    """Four tries in one lease: one slow database write does not cost a turn."""
+    TURN_SWEEP_SECONDS: float = 2.0
+    TURN_CONCURRENCY: int = 64
+    """Turns that one process runs at once; more wait as accepted rows."""
+    STOP_GRACE_SECONDS: float = 2.0
+    """How long a stopped bundle may wrap up before its task is cancelled."""
+    DRAIN_GRACE_SECONDS: float = 10.0
+    """How long started turns may go on after SIGTERM; orchestrators kill after 30 s by default."""
+    HISTORY_MESSAGES: int = 50
+    """Messages of the conversation that a bundle is handed."""
+    SYNC_PUBLISH_TIMEOUT_SECONDS: float = 10.0
+    """How long a synchronous emit waits for the event loop to publish."""
+    ATTACHMENTS_STORAGE: str = "attachments"
+    """Alias in STORAGES where attachments are kept."""
+
+
+@cache
+def comm_settings() -> CommSettings:
+    """Return COMM over its defaults; an unknown key is an ImproperlyConfigured error."""
+    given: dict[str, Any] = getattr(settings, "COMM", {})
+    unknown = sorted(set(given) - set(CommSettings._fields))
+    if unknown:
+        raise ImproperlyConfigured(f"COMM has no setting {', '.join(unknown)}")
+    return CommSettings(**given)
+
+
+@receiver(setting_changed)
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    if setting == "COMM":
+        comm_settings.cache_clear()

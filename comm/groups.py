@@ -1,0 +1,30 @@
+"""The names of channel-layer groups; a layer allows under 100 characters of [A-Za-z0-9_.-]."""
+
+import hashlib
+import re
+
+SESSION_PREFIX = "session."
+"""Groups that begin so have a history: positions, a log, a tail."""
+
+PROJECT_PREFIX = "project."
+"""Groups of tenant/project-wide events: transient, without positions."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9_-]{1,80}", re.ASCII)
+
+
+def _safe(*parts: str) -> str:
+    """Return a name that is unique for these parts, readable where they allow it."""
+    if len(parts) == 1 and _PLAIN.fullmatch(parts[0]):
+        return parts[0]
+    # A dot cannot stand in a plain part, so a digest can never equal one.
+    return "h." + hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def session_group(session_id: str) -> str:
+    """The group of every peer of one session."""
+    return SESSION_PREFIX + _safe(session_id)
+
+
+def project_group(tenant: str, project: str) -> str:
+    """The group of the streams of one tenant and project that asked for its events."""
+    return PROJECT_PREFIX + _safe(tenant, project)

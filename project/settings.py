@@ -1,0 +1,196 @@
+"""Every setting of the project; the only place that reads the environment.
+
+Each value comes from the environment (or a `.env` file beside manage.py) and has a default; `.env.example`
+lists them all. With no environment at all this is a development server: one process, SQLite, no service.
+"""
+
+from pathlib import Path
+
+import environ
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+env = environ.Env()
+if (BASE_DIR / ".env").is_file():
+    env.read_env(str(BASE_DIR / ".env"))
+
+DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var")))
+DATA_DIR.mkdir(parents=True, exist_ok=True)
+
+# --- security -------------------------------------------------------------------------------------
+DEBUG = env.bool("DEBUG", default=True)
+INSECURE_DEVELOPMENT_KEY = "insecure-development-key-set-SECRET_KEY-in-production"
+SECRET_KEY = env.str("SECRET_KEY", default=INSECURE_DEVELOPMENT_KEY)
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["*"] if DEBUG else [])
+CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+HTTPS = env.bool("HTTPS", default=False)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = HTTPS
+SECURE_REDIRECT_EXEMPT = [r"^health$"]
+SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=31_536_000 if HTTPS else 0)
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
+if env.bool("BEHIND_PROXY", default=False):
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+
+# --- applications ---------------------------------------------------------------------------------
+INSTALLED_APPS = [
+    "daphne",  # first: it replaces runserver
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "corsheaders",
+    "rest_framework",
+    "channels",
+    "comm",
+    "relay",
+    "recorder",
+]
+
+MIDDLEWARE = [
+    "corsheaders.middleware.CorsMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "project.urls"
+ASGI_APPLICATION = "project.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+# --- database -------------------------------------------------------------------------------------
+DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'backchannel.sqlite3'}")}
+if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+    # Readers never wait for the writer (WAL); a transaction takes the write lock when it begins, so that
+    # it can wait for it: one that upgrades later fails at once with "database is locked".
+    DATABASES["default"]["OPTIONS"] = {
+        "timeout": env.float("SQLITE_BUSY_TIMEOUT_SECONDS", default=20.0),
+        "transaction_mode": "IMMEDIATE",
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    }
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# --- people ---------------------------------------------------------------------------------------
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LOGIN_URL = "/admin/login/"
+ADMIN_USERNAME = env.str("ADMIN_USERNAME", default="admin")
+ADMIN_PASSWORD = env.str("ADMIN_PASSWORD", default="")
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+
+# --- files ----------------------------------------------------------------------------------------
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+STATIC_ROOT.mkdir(exist_ok=True)
+WHITENOISE_USE_FINDERS = True
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
+    # No base_url: what users send is never served as a file of the site.
+    "attachments": {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {"location": str(DATA_DIR / "attachments"), "base_url": None},
+    },
+}
+# Above the contract's own limits, so that a refusal is our answer and not a cut connection.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024 * 1024
+DATA_UPLOAD_MAX_NUMBER_FILES = 200
+
+# --- cross-origin clients -------------------------------------------------------------------------
+CORS_ALLOWED_ORIGINS = env.list("CORS_ALLOWED_ORIGINS", default=[])
+CORS_ALLOWED_ORIGIN_REGEXES = env.list("CORS_ALLOWED_ORIGIN_REGEXES", default=[])
+CORS_ALLOW_CREDENTIALS = True
+CORS_ALLOW_HEADERS = [
+    "accept",
+    "authorization",
+    "content-type",
+    "x-csrftoken",
+    "x-requested-with",
+    "x-id-token",
+    "user-session-id",
+    "kdc-stream-id",
+    "x-user-timezone",
+    "x-user-utc-offset",
+    "idempotency-key",
+    "last-event-id",
+]
+CORS_EXPOSE_HEADERS = ["X-Session-ID", "X-User-Type", "Retry-After"]
+
+# --- the three apps -------------------------------------------------------------------------------
+CHANNEL_LAYERS = {"default": {"BACKEND": "relay.layers.memory.MemoryChannelLayer"}}
+
+DEFAULT_TENANT = env.str("DEFAULT_TENANT", default="default")
+DEFAULT_PROJECT = env.str("DEFAULT_PROJECT", default="default")
+COMM = {
+    "DEFAULT_TENANT": DEFAULT_TENANT,
+    "DEFAULT_PROJECT": DEFAULT_PROJECT,
+    "DEFAULT_BUNDLE": env.str("DEFAULT_BUNDLE", default="demo"),
+    "BUNDLES": {"demo": "comm.bundles.demo.DemoBundle", **env.dict("BUNDLES", default={})},
+    "EVENT_FILTERS": env.list("EVENT_FILTERS", default=[]),
+    "FIREWALL": env.json("FIREWALL", default={}),
+    "SINKS": env.list("SINKS", default=["recorder.sink.RecorderSink"]),
+    "ARCHIVE": env.str("ARCHIVE", default="recorder.archive.RecordedArchive"),
+    "TURN_CONCURRENCY": env.int("TURN_CONCURRENCY", default=64),
+    "DRAIN_GRACE_SECONDS": env.float("DRAIN_GRACE_SECONDS", default=10.0),
+}
+RELAY = {
+    "REJECT_ANONYMOUS_SSE": env.bool("CHAT_SSE_REJECT_ANONYMOUS", default=False),
+    "REJECT_ANONYMOUS_WS": env.bool("CHAT_WS_REJECT_ANONYMOUS", default=False),
+    "KEEPALIVE_SECONDS": env.float("KEEPALIVE_SECONDS", default=15.0),
+    "DRAIN_WINDOW_SECONDS": env.float("DRAIN_WINDOW_SECONDS", default=2.0),
+    "AUTH_TOKEN_COOKIE_NAME": env.str("AUTH_TOKEN_COOKIE_NAME", default="__Secure-LATC"),
+    "ID_TOKEN_COOKIE_NAME": env.str("ID_TOKEN_COOKIE_NAME", default="__Secure-LITC"),
+    "ID_TOKEN_HEADER_NAME": env.str("ID_TOKEN_HEADER_NAME", default="X-ID-Token"),
+    "MESSAGE_RATE": env.str("MESSAGE_RATE", default="120/minute"),
+}
+RECORDER: dict[str, object] = {
+    "FLUSH_SECONDS": env.float("RECORDER_FLUSH_SECONDS", default=0.25),
+}
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [],
+    "DEFAULT_PERMISSION_CLASSES": [],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "EXCEPTION_HANDLER": "relay.ingress.errors.exception_handler",
+    "UNAUTHENTICATED_USER": None,
+}
+
+# --- logs -----------------------------------------------------------------------------------------
+LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "loggers": {
+        name: {"handlers": ["console"], "level": LOG_LEVEL, "propagate": False}
+        for name in ("comm", "relay", "recorder", "project")
+    },
+}

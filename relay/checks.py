@@ -1,0 +1,33 @@
+"""System checks of relay: a wrong setting is told at start, not at the first message."""
+
+from typing import Any
+
+from django.core.checks import CheckMessage, Error, register
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+from limits import parse
+
+from .conf import relay_settings
+
+
+@register()
+def check_relay_settings(**kwargs: Any) -> list[CheckMessage]:
+    """RELAY has only known keys, its dotted paths import, and its rate can be read."""
+    try:
+        conf = relay_settings()
+    except ImproperlyConfigured as error:
+        return [Error(str(error), id="relay.E001")]
+    found: list[CheckMessage] = []
+    for path in conf.AUTHENTICATORS:
+        try:
+            import_string(path)
+        except ImportError as error:
+            found.append(Error(f"RELAY['AUTHENTICATORS'] names {path}: {error}", id="relay.E002"))
+    if conf.MESSAGE_RATE:
+        try:
+            parse(conf.MESSAGE_RATE)
+        except ValueError:
+            found.append(
+                Error(f"RELAY['MESSAGE_RATE'] is {conf.MESSAGE_RATE!r}; write it as 120/minute", id="relay.E003")
+            )
+    return found

@@ -1,0 +1,73 @@
+"""Settings of relay: `RELAY` in the Django settings, over the defaults below."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from django.dispatch import receiver
+
+MIB = 1024 * 1024
+
+
+class RelaySettings(NamedTuple):
+    """Every setting of relay with its default."""
+
+    KEEPALIVE_SECONDS: float = 15.0
+    """Below the 60 s after which common proxies cut an idle stream."""
+    PEER_QUEUE_BYTES: int = 256 * 1024
+    """Some 400 envelopes; a peer with more waiting reads the log at its own pace instead."""
+    PULL_ENTRIES: int = 256
+    """Entries that a catching-up peer reads from history at once."""
+    TAIL_CHECK_SECONDS: float = 2.0
+    """How soon a lost last event is found."""
+    TURN_BUDGET_BYTES: int = 4 * MIB
+    """Bytes handed to peers before the hub lets their sockets drain."""
+
+    DRAIN_WINDOW_SECONDS: float = 2.0
+    """Retry slots of the streams of a draining process are dealt out over this."""
+
+    AUTHENTICATORS: Sequence[str] = ("relay.credentials.DjangoLogin",)
+    """Dotted paths, asked in order; the first that knows the credentials names the user."""
+    REJECT_ANONYMOUS_SSE: bool = False
+    REJECT_ANONYMOUS_WS: bool = False
+    AUTH_TOKEN_COOKIE_NAME: str = "__Secure-LATC"
+    ID_TOKEN_COOKIE_NAME: str = "__Secure-LITC"
+    ID_TOKEN_HEADER_NAME: str = "X-ID-Token"
+    SESSION_COOKIE_NAME: str = "backchannel_session"
+    SESSION_COOKIE_DAYS: int = 30
+    STREAM_ID_LENGTH_TRUSTED: int = 16
+    """A stream id shorter than this is guessable: it never stands for a session."""
+
+    TEXT_CHARACTERS: int = 32_000
+    MESSAGE_BYTES: int = 25 * MIB
+    IMAGE_BYTES: int = 5 * MIB
+    PDF_BYTES: int = 10 * MIB
+    FILE_BYTES: int = 25 * MIB
+
+    MESSAGE_RATE: str = "120/minute"
+    """Messages of one session, as `limits` writes rates; empty for none."""
+    MESSAGE_RATE_WARNING: float = 0.9
+    """Share of the rate from which on rate_limit.warning goes out."""
+    BACKLOG_TURNS: int = 500
+    """Turns accepted and not yet started, over which new messages get 503."""
+    BREAKER_FAILURES: int = 5
+    BREAKER_RESET_SECONDS: int = 10
+
+
+@cache
+def relay_settings() -> RelaySettings:
+    """Return RELAY over its defaults; an unknown key is an ImproperlyConfigured error."""
+    given: dict[str, Any] = getattr(settings, "RELAY", {})
+    unknown = sorted(set(given) - set(RelaySettings._fields))
+    if unknown:
+        raise ImproperlyConfigured(f"RELAY has no setting {', '.join(unknown)}")
+    return RelaySettings(**given)
+
+
+@receiver(setting_changed)
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    if setting == "RELAY":
+        relay_settings.cache_clear()

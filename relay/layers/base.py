@@ -1,0 +1,58 @@
+"""What a channel layer with history promises, beyond Channels' own specification.
+
+The extension is called `history`. It applies to groups whose name begins with `session.`: a
+`group_send` to one gets the next position `(epoch, seq)`, is appended to the group's bounded log and is
+handed to the group's channels in one atomic step. Other groups behave as the specification says.
+"""
+
+from typing import Any
+
+from channels.layers import BaseChannelLayer
+
+from comm.groups import SESSION_PREFIX
+from comm.history import LogSlice, Position
+
+Message = dict[str, Any]
+
+
+class HistoryChannelLayer(BaseChannelLayer):  # type: ignore[misc]
+    """Base class of the channel layers with history.
+
+    A message that arrives through a group with history carries two more keys: `group` (str) and
+    `position` (Position). Order per group is the order of positions. A full channel drops the message,
+    as the specification allows; whoever reads sees the hole by its position and reads the log.
+    """
+
+    extensions = ["groups", "flush", "history"]
+
+    @staticmethod
+    def has_history(group: str) -> bool:
+        """Tell whether sends to this group are numbered and kept."""
+        return group.startswith(SESSION_PREFIX)
+
+    async def group_send(self, group: str, message: Message) -> Position | None:
+        """Send to every channel of the group; return the position where the group has a history."""
+        raise NotImplementedError("group_send() not implemented (groups extension)")
+
+    async def group_read(self, group: str, after: Position, limit: int) -> LogSlice:
+        """Return up to `limit` kept entries after a position, with the log's bounds, in one step.
+
+        When the log does not reach `after` (another epoch, or trimmed), the entries are its oldest ones
+        and `LogSlice.reaches(after)` is false. Reading makes the log when there is none.
+        """
+        raise NotImplementedError("group_read() not implemented (history extension)")
+
+    async def group_tail(self, group: str) -> Position:
+        """Return the newest position of the group; makes the log when there is none."""
+        raise NotImplementedError("group_tail() not implemented (history extension)")
+
+    async def group_tails(self, groups: list[str]) -> list[Position]:
+        """Return the newest positions of several groups, in one round trip where there is one."""
+        raise NotImplementedError("group_tails() not implemented (history extension)")
+
+    async def receive_many(self, channel: str) -> list[Message]:
+        """Wait for at least one message of a channel, then return all that are waiting."""
+        raise NotImplementedError("receive_many() not implemented (history extension)")
+
+    async def aclose(self) -> None:
+        """Release what the layer holds in this process."""
