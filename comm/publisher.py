@@ -17,7 +17,7 @@ from .history import Position
 logger = logging.getLogger(__name__)
 
 MESSAGE_TYPE = "relay.envelope"
-"""`type` of the channel-layer message; beside it stand `route`, `target_sid` and `body` (bytes)."""
+"""`type` of the channel-layer message; beside it stand `group`, `route`, `target_sid` and `body` (bytes)."""
 
 _home_loop: asyncio.AbstractEventLoop | None = None
 
@@ -50,7 +50,7 @@ async def publish_project(envelope: Envelope) -> None:
 
 async def _send(group: str, envelope: Envelope, body: bytes, target_sid: str | None) -> Position | None:
     route = envelope.socket_event
-    message = {"type": MESSAGE_TYPE, "route": route, "target_sid": target_sid, "body": body}
+    message = {"type": MESSAGE_TYPE, "group": group, "route": route, "target_sid": target_sid, "body": body}
     try:
         position: Position | None = await get_channel_layer().group_send(group, message)
     except OSError as error:

@@ -24,6 +24,8 @@ class HistoryChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     """
 
     extensions = ["groups", "flush", "history"]
+    shared = False
+    """Whether several processes hear each other through this layer."""
 
     @staticmethod
     def has_history(group: str) -> bool:

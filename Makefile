@@ -1,0 +1,37 @@
+# Two commands: `make run` serves, `make test` tests. Both work on a fresh machine with Python 3.11.
+PORT ?= 8000
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test lint clean
+
+run: $(VENV)/.installed
+	@$(BIN)/python manage.py migrate --verbosity 0
+	@$(BIN)/python manage.py ensure_admin
+	@echo "Backchannel: http://localhost:$(PORT)/  (admin: http://localhost:$(PORT)/admin/)"
+	@exec $(BIN)/uvicorn project.asgi:application --host $${HOST:-127.0.0.1} --port $(PORT) \
+		--loop uvloop --http httptools --timeout-graceful-shutdown 15 --ws-max-size 67108864
+
+test: $(VENV)/.installed-dev
+	@tests/provision.sh
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "Backchannel needs Python 3.11; name it with PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: requirements.txt requirements-dev.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) var staticfiles .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,187 @@
+"""The life of a serving process: start, drain, stop.
+
+No ASGI server tells an open stream that it is about to stop, so the drain is ours: it begins with the
+signal, and the server's own handler is called only when every stream has had its goodbye and every sink
+is flushed. `project/asgi.py` calls `start()`; on a server without lifespan, with its first request.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Awaitable, Callable
+from types import FrameType
+from typing import Any
+
+from channels.db import database_sync_to_async
+
+from comm import publisher, sinks
+from comm.conf import comm_settings
+from comm.turns.runner import TurnRunner, get_runner, set_runner
+
+from .conf import relay_settings
+from .history import history_layer
+from .hub import get_hub
+from .logs import redact_query_tokens
+from .ownership import AlreadyServed, Ownership
+
+logger = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Lifecycle:
+    """Starts and stops what serves in this process, once each."""
+
+    def __init__(self) -> None:
+        self.draining = False
+        self._starting: asyncio.Task[None] | None = None
+        self._drain: asyncio.Task[None] | None = None
+        self._stopped = False
+        self._ownership = Ownership()
+        self._hook: SignalHook | None = None
+
+    async def start(self) -> None:
+        """Start hub, sinks, turns and the signal hook; every caller waits for the one start."""
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._start(), name="start serving")
+        # Shielded: a request that is cancelled must not stop the start for the others.
+        await asyncio.shield(self._starting)
+
+    async def aclose(self) -> None:
+        """Stop everything that runs; the last step of a drain, and of a server that stops without one."""
+        if self._stopped or self._starting is None:
+            return
+        self._stopped = True
+        self.draining = True
+        await get_runner().aclose()
+        await get_hub().aclose()
+        await sinks.aclose_sinks()
+        await history_layer().aclose()
+        publisher.set_home_loop(None)
+        self._ownership.release()
+
+    async def _start(self) -> None:
+        redact_query_tokens()
+        layer = history_layer()
+        if not layer.shared:
+            await database_sync_to_async(self._ownership.take)()
+        publisher.set_home_loop(asyncio.get_running_loop())
+        await get_hub().start()
+        await sinks.start_sinks()
+        set_runner(TurnRunner())
+        await get_runner().start(sole_owner=not layer.shared)
+        self._hook = SignalHook(self._begin_drain)
+        self._hook.install()
+        logger.info("Serving; channel layer %s", type(layer).__name__)
+
+    def _begin_drain(self, pass_on: Callable[[], None]) -> None:
+        if self._drain is None:
+            self.draining = True
+            self._drain = asyncio.create_task(self._drain_then(pass_on), name="drain")
+
+    async def _drain_then(self, pass_on: Callable[[], None]) -> None:
+        try:
+            logger.info("Draining: streams are told, turns may finish within %s s", comm_settings().DRAIN_GRACE_SECONDS)
+            await _step(get_hub().say_goodbye(relay_settings().DRAIN_WINDOW_SECONDS))
+            await _step(get_runner().drain(comm_settings().DRAIN_GRACE_SECONDS))
+            await _step(self.aclose())
+            logger.info("Drained")
+        finally:
+            pass_on()
+
+
+async def _step(work: Awaitable[Any]) -> None:
+    try:
+        await work
+    except Exception:
+        # The remaining steps still save what they can, and the server must stop in the end.
+        logger.exception("A step of the drain failed")
+
+
+class SignalHook:
+    """Comes before the server's own signal handlers: the first signal drains, the second stops at once."""
+
+    def __init__(self, begin: Callable[[Callable[[], None]], None]) -> None:
+        self._begin = begin
+        self._previous: dict[int, Any] = {}
+        self._signalled = False
+
+    def install(self) -> None:
+        """Put the hook before the present handlers; off the main thread (autoreload) there is none."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            self._previous[number] = signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._signalled:
+            self._pass_on(number)
+            return
+        self._signalled = True
+        self._loop.call_soon_threadsafe(self._begin, lambda: self._pass_on(number))
+
+    def _pass_on(self, number: int) -> None:
+        previous = self._previous.get(number)
+        if callable(previous):
+            previous(number, None)
+        elif previous != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+
+_lifecycle = Lifecycle()
+
+
+async def start() -> None:
+    """Make this process ready to serve; idempotent. AlreadyServed when another process holds the database."""
+    await _lifecycle.start()
+
+
+async def aclose() -> None:
+    """Stop what `start` started; idempotent."""
+    await _lifecycle.aclose()
+
+
+def is_draining() -> bool:
+    """Tell whether this process is about to stop."""
+    return _lifecycle.draining
+
+
+def stats() -> dict[str, int]:
+    """Return how many streams are open and how many turns run in this process."""
+    return {"streams": sum(1 for _ in get_hub().peers()), "turns": get_runner().running}
+
+
+async def lifespan(
+    receive: Callable[[], Awaitable[dict[str, Any]]], send: Callable[[dict[str, Any]], Awaitable[None]]
+) -> None:
+    """Answer the server's lifespan events."""
+    while True:
+        event = await receive()
+        if event["type"] == "lifespan.startup":
+            try:
+                await start()
+            except AlreadyServed as error:
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+                return
+            await send({"type": "lifespan.startup.complete"})
+        elif event["type"] == "lifespan.shutdown":
+            await aclose()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+
+
+async def start_with_first_request() -> None:
+    """Start on a server without lifespan; a process that may not serve ends instead of answering."""
+    try:
+        await start()
+    except AlreadyServed as error:
+        logger.critical("%s", error)
+        os.kill(os.getpid(), signal.SIGINT)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        raise
