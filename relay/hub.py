@@ -52,13 +52,13 @@ class Hub:
         self._rooms: dict[str, Room] = {}
         self._joined: set[Peer] = set()
         self._tasks: list[asyncio.Task[None]] = []
-        self._channel = ""
+        self.channel = ""
         self._layer: HistoryChannelLayer
 
     async def start(self) -> None:
         """Take a process channel and listen to it."""
         self._layer = history_layer()
-        self._channel = await self._layer.new_channel("hub")
+        self.channel = await self._layer.new_channel("hub")
         for job in (self._listen, self._check_tails, self._keep_alive):
             self._tasks.append(asyncio.create_task(self._keep_running(job), name=f"hub {job.__name__}"))
 
@@ -117,7 +117,7 @@ class Hub:
                     continue
                 room.peers.add(peer)
                 if room.last is None:
-                    await self._layer.group_add(group, self._channel)
+                    await self._layer.group_add(group, self.channel)
                     room.last = await self._position_of(group)
                     self._fill_if_behind(room)
                 return room
@@ -134,7 +134,7 @@ class Hub:
             del self._rooms[group]
             if room.fill is not None:
                 room.fill.cancel()
-            await self._layer.group_discard(group, self._channel)
+            await self._layer.group_discard(group, self.channel)
 
     async def _position_of(self, group: str) -> Position:
         return await self._layer.group_tail(group) if self._layer.has_history(group) else Position(0, 0)
@@ -164,7 +164,7 @@ class Hub:
         budget = relay_settings().TURN_BUDGET_BYTES
         while True:
             spent = 0
-            for message in await self._layer.receive_many(self._channel):
+            for message in await self._layer.receive_many(self.channel):
                 spent += self._take(message)
                 if spent > budget:
                     # Let the sockets take it before more is buffered.

@@ -59,9 +59,28 @@ class Peer:
     """
 
     __slots__ = (
-        "__weakref__", "_base", "_busy", "_flush_due", "_limit", "_on_end", "_queue", "_queued_bytes", "_task",
-        "_tail", "_wire", "cursor", "project", "project_events", "quiet_ticks", "resume", "session_id", "sids", "state",
-        "stream_id", "tenant", "user_type",
+        "__weakref__",
+        "_base",
+        "_busy",
+        "_flush_due",
+        "_limit",
+        "_on_end",
+        "_queue",
+        "_queued_bytes",
+        "_tail",
+        "_task",
+        "_wire",
+        "cursor",
+        "project",
+        "project_events",
+        "quiet_ticks",
+        "resume",
+        "session_id",
+        "sids",
+        "state",
+        "stream_id",
+        "tenant",
+        "user_type",
     )  # fmt: skip
 
     def __init__(
@@ -168,6 +187,11 @@ class Peer:
         self.close()
         if task is not None and task is not asyncio.current_task():
             await asyncio.gather(task, return_exceptions=True)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How many bytes wait for the socket here."""
+        return self._queued_bytes
 
     # --- live ---------------------------------------------------------------------------------------
 
