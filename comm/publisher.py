@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
-from django.db import transaction
+from django.db import connection, transaction
 
 from . import sinks
 from .conf import comm_settings
@@ -33,24 +35,39 @@ def home_loop() -> asyncio.AbstractEventLoop | None:
     return _home_loop
 
 
-async def publish(envelope: Envelope, *, target_sid: str | None = None) -> Position | None:
+async def publish(
+    envelope: Envelope, *, target_sid: str | None = None, body: bytes | None = None
+) -> Position | None:
     """Send an envelope to its session; return its position once the layer has taken it.
 
-    Errors: EnvelopeInvalid when it can't be encoded, PublishFailed when the layer did not take it.
+    `body` is the encoded envelope where the caller has it already. Up to the layer nothing is awaited, so
+    the order of calls is the order of positions. Errors: EnvelopeInvalid when it can't be encoded,
+    PublishFailed when the layer did not take it.
     """
-    session_id = envelope.conversation.session_id
-    return await _send(session_group(session_id), envelope, envelope.encode(), target_sid)
+    group = session_group(envelope.conversation.session_id)
+    return await _send_at_home(group, envelope, body or envelope.encode(), target_sid)
 
 
-async def publish_project(envelope: Envelope) -> None:
+async def publish_project(envelope: Envelope, *, body: bytes | None = None) -> None:
     """Send an envelope to the streams of its tenant and project that asked for such events."""
     group = project_group(envelope.service.tenant, envelope.service.project)
-    await _send(group, envelope, envelope.encode(), None)
+    await _send_at_home(group, envelope, body or envelope.encode(), None)
+
+
+async def _send_at_home(
+    group: str, envelope: Envelope, body: bytes, target_sid: str | None
+) -> Position | None:
+    """Send on the loop that owns the layer, wherever the caller runs."""
+    loop = _home_loop
+    if loop is None or loop is asyncio.get_running_loop():
+        return await _send(group, envelope, body, target_sid)
+    sending = asyncio.run_coroutine_threadsafe(_send(group, envelope, body, target_sid), loop)
+    return await asyncio.wrap_future(sending)
 
 
 async def _send(group: str, envelope: Envelope, body: bytes, target_sid: str | None) -> Position | None:
     route = envelope.socket_event
-    message = {"type": MESSAGE_TYPE, "group": group, "route": route, "target_sid": target_sid, "body": body}
+    message = {"type": MESSAGE_TYPE, "route": route, "target_sid": target_sid, "body": body}
     try:
         position: Position | None = await get_channel_layer().group_send(group, message)
     except OSError as error:
@@ -66,28 +83,48 @@ def publish_sync(envelope: Envelope, *, target_sid: str | None = None, to_projec
 
     The envelope is encoded at once, so that a field that can't be is an error where it was made.
     """
-    envelope.encode()
+    body = envelope.encode()
 
     async def send() -> None:
         if to_project:
-            await publish_project(envelope)
+            await publish_project(envelope, body=body)
         else:
-            await publish(envelope, target_sid=target_sid)
+            await publish(envelope, target_sid=target_sid, body=body)
 
-    def run() -> None:
-        loop = home_loop()
-        if loop is None:
-            async_to_sync(send)()
-            return
-        if _runs_here(loop):
-            raise RuntimeError("this thread runs the event loop: await the async method instead")
-        asyncio.run_coroutine_threadsafe(send(), loop).result(comm_settings().SYNC_PUBLISH_TIMEOUT_SECONDS)
-
-    transaction.on_commit(run)
+    run_after_commit(send)
 
 
-def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+def run_after_commit(send: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    """Run a publishing coroutine from synchronous code: after the open transaction commits, else at once.
+
+    Returns when it has run (or, in a transaction, when it was noted down). Errors: RuntimeError on a thread
+    that runs an event loop, PublishFailed when the loop did not answer in SYNC_PUBLISH_TIMEOUT_SECONDS.
+    """
+    if _runs_loop():
+        raise RuntimeError("this thread runs an event loop: await the async method instead")
+    # Asking the connection's state opens no connection; a thread without a database can emit too.
+    if connection.in_atomic_block:
+        transaction.on_commit(lambda: _run_at_home(send))
+    else:
+        _run_at_home(send)
+
+
+def _run_at_home(send: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    loop = home_loop()
+    if loop is None:
+        async_to_sync(send)()
+        return
+    sending = asyncio.run_coroutine_threadsafe(send(), loop)
     try:
-        return asyncio.get_running_loop() is loop
+        sending.result(comm_settings().SYNC_PUBLISH_TIMEOUT_SECONDS)
+    except TimeoutError as error:
+        sending.cancel()
+        raise PublishFailed("the event loop did not publish in time") from error
+
+
+def _runs_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
     except RuntimeError:
         return False
+    return True

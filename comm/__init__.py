@@ -1,0 +1,105 @@
+"""What a bundle imports to talk to its user. It knows no socket and no request.
+
+A bundle is handed a `turn`, and speaks through `turn.communicator`:
+
+    await communicator.start()                       # chat_start, once
+    await communicator.step("Searching…")            # chat_step: visible progress
+    await communicator.delta("thinking", "Hm. ")     # chat_delta: streamed text, per marker
+    await communicator.delta("answer", chunk)
+    await communicator.complete()                    # chat_complete, with the accumulated answer
+    await communicator.error("Something went wrong") # or chat_error; exactly one of the two ends a turn
+
+Markers: `answer`, `thinking`, `canvas` (grouped by `artifact_name=`), `timeline_text`, `subsystem` (grouped
+by `sub_type=`), and any that your client knows. Keyword forms say the same in full:
+
+    await communicator.step(step="search", status="completed", title="Searched", agent="retriever", data={…})
+    await communicator.delta(text=chunk, index=3, marker="canvas", artifact_name="report", format="markdown")
+
+`index` counts per marker and artifact when it is not given; `index=0` restarts an artifact;
+`completed=True` ends it.
+
+Typed events choose their route by their type; nothing else does:
+
+    await communicator.event(event_type="chat.citations", data={"items": […]})
+    await communicator.event(type="accounting.usage", data={"breakdown": […], "cost_total_usd": 0.0021})
+    await communicator.service_event(type="status.update", data={"value": "processing"})
+    await communicator.followups(["And by month?", "Show the outliers"])
+
+Who receives it: the whole session (each tab of the user), unless `target_sid=` names one peer. A communicator
+with a `target_sid` of its own sends there, unless `broadcast=True`. `project_event()` reaches the streams of
+the tenant and project that asked for such events, and carries no trace of the user.
+
+Each method returns once the channel layer has taken the event, with its position. From synchronous code use
+the twin of the same name with `_sync`: it sends when the open transaction commits, at once without one.
+
+`AIBEmitters(communicator)` offers the same through payload objects.
+
+Filters decide what goes out: subclass `IEventFilter`, hand it to the bundle as `event_filter=`. Those named
+in `COMM["EVENT_FILTERS"]` and the tenant's firewall (`COMM["FIREWALL"]`, see `comm.firewall`) come first.
+
+    class NoInternalSteps(IEventFilter):
+        def allow_event(self, user_type, user_id, event):
+            return user_type == "privileged" or event.get("type") != "chat.step"
+
+Answer with a changed envelope (`msgspec.structs.replace(event.envelope, …)`) to change or enrich it. A filter
+that raises lets the event through, is logged and counted.
+
+Bundles themselves (`Bundle`, `TurnContext`) are exported by `comm.bundles`: they need Django's models.
+"""
+
+from .communicator import ChatCommunicator
+from .emitters import (
+    AIBEmitters,
+    CompletePayload,
+    DeltaPayload,
+    ErrorPayload,
+    EventPayload,
+    StartPayload,
+    StepPayload,
+)
+from .envelope import (
+    ANSWER,
+    CANVAS,
+    MARKERS,
+    SUBSYSTEM,
+    THINKING,
+    TIMELINE_TEXT,
+    ConversationContext,
+    Delta,
+    Envelope,
+    Event,
+    ServiceContext,
+)
+from .exceptions import CommError, EnvelopeInvalid, PublishFailed, TurnLost
+from .filters import Decision, EventFilterInput, IEventFilter
+from .history import Position
+
+__all__ = [
+    "ANSWER",
+    "CANVAS",
+    "MARKERS",
+    "SUBSYSTEM",
+    "THINKING",
+    "TIMELINE_TEXT",
+    "AIBEmitters",
+    "ChatCommunicator",
+    "CommError",
+    "CompletePayload",
+    "ConversationContext",
+    "Decision",
+    "Delta",
+    "DeltaPayload",
+    "Envelope",
+    "EnvelopeInvalid",
+    "ErrorPayload",
+    "Event",
+    "EventFilterInput",
+    "EventPayload",
+    "IEventFilter",
+    "Position",
+    "PublishFailed",
+    "ServiceContext",
+    "StartPayload",
+    "StepPayload",
+    "TurnLost",
+]

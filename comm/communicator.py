@@ -1,0 +1,235 @@
+"""ChatCommunicator: the producer API. It composes, filters and publishes; the layer behind it delivers."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial, wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from asgiref.sync import async_to_sync
+
+from .composer import Composer, Draft
+from .deltas import DeltaAggregate
+from .envelope import ConversationContext, Envelope, ServiceContext
+from .exceptions import CommError
+from .filters import FilterChain, IEventFilter, configured_filters
+from .firewall import tenant_firewall
+from .history import Position
+from .progress import Ended, Progress, StepState
+from .publisher import publish, publish_project, run_after_commit
+
+P = ParamSpec("P")
+C = TypeVar("C", ServiceContext, ConversationContext)
+
+
+def _emits(
+    compose: Callable[Concatenate[Composer, P], Draft],
+) -> Callable[Concatenate["ChatCommunicator", P], Awaitable[Position | None]]:
+    """Make the async method of one form."""
+
+    @wraps(compose)
+    async def method(self: "ChatCommunicator", *args: P.args, **kwargs: P.kwargs) -> Position | None:
+        return await self._send(compose(self._composer, *args, **kwargs))
+
+    return method
+
+
+def _emits_sync(
+    compose: Callable[Concatenate[Composer, P], Draft],
+) -> Callable[Concatenate["ChatCommunicator", P], None]:
+    """Make the synchronous twin of one form."""
+
+    @wraps(compose)
+    def method(self: "ChatCommunicator", *args: P.args, **kwargs: P.kwargs) -> None:
+        self._send_sync(compose(self._composer, *args, **kwargs))
+
+    return method
+
+
+class ChatCommunicator:
+    """What a turn says to its user: typed events, in order, to every tab of the session or to one peer.
+
+    `service` and `conversation` say who and where; `target_sid` makes one peer the default receiver;
+    `event_filter` is a filter or several, asked after those of the settings and the tenant's firewall;
+    `guard` is called before every publish and may raise (the turn's lease has ended).
+
+    The methods return the event's position in the session's log, None when a filter blocked it. Each has a
+    twin `…_sync` for synchronous code, which sends on commit when a transaction is open and returns nothing.
+    A turn starts once and ends once, by `complete()` or `error()`: what comes after that is logged and
+    dropped. Calls are published in the order in which they are made. Errors: EnvelopeInvalid names the
+    field that can't be encoded, PublishFailed says that the channel layer did not take the event.
+    """
+
+    def __init__(
+        self,
+        *,
+        service: ServiceContext | Mapping[str, Any],
+        conversation: ConversationContext | Mapping[str, Any],
+        target_sid: str | None = None,
+        event_filter: IEventFilter | Sequence[IEventFilter] | None = None,
+        guard: Callable[[], None] | None = None,
+    ) -> None:
+        self.service = _context(ServiceContext, service)
+        self.conversation = _context(ConversationContext, conversation)
+        self.target_sid = target_sid
+        self._progress = Progress()
+        self._composer = Composer(self.service, self.conversation, target_sid, self._progress)
+        self._filters = FilterChain(_in_order(self.service.tenant, event_filter))
+        self._guard = guard
+
+    start = _emits(Composer.start)
+    step = _emits(Composer.step)
+    delta = _emits(Composer.delta)
+    complete = _emits(Composer.complete)
+    error = _emits(Composer.error)
+    event = _emits(Composer.event)
+    service_event = _emits(Composer.service_event)
+    project_event = _emits(Composer.project_event)
+    followups = _emits(Composer.followups)
+
+    start_sync = _emits_sync(Composer.start)
+    step_sync = _emits_sync(Composer.step)
+    delta_sync = _emits_sync(Composer.delta)
+    complete_sync = _emits_sync(Composer.complete)
+    error_sync = _emits_sync(Composer.error)
+    event_sync = _emits_sync(Composer.event)
+    service_event_sync = _emits_sync(Composer.service_event)
+    project_event_sync = _emits_sync(Composer.project_event)
+    followups_sync = _emits_sync(Composer.followups)
+
+    async def emit(
+        self, envelope: Envelope, *, target_sid: str | None = None, broadcast: bool = True
+    ) -> Position | None:
+        """Send an envelope that was made elsewhere, through the same filters."""
+        return await self._send(Draft(envelope, target_sid or (None if broadcast else self.target_sid)))
+
+    def emit_sync(self, envelope: Envelope, *, target_sid: str | None = None, broadcast: bool = True) -> None:
+        """Send an envelope that was made elsewhere, from synchronous code."""
+        self._send_sync(Draft(envelope, target_sid or (None if broadcast else self.target_sid)))
+
+    @property
+    def started(self) -> bool:
+        """Whether `start()` went out."""
+        return self._progress.started
+
+    @property
+    def ended(self) -> Ended | None:
+        """How the turn ended: "complete", "error", or None while it goes on."""
+        return self._progress.ended
+
+    @property
+    def steps(self) -> list[StepState]:
+        """The last word on each step, in the order of their first."""
+        return list(self._progress.steps.values())
+
+    @property
+    def followup_items(self) -> list[Any]:
+        """The items of the last `followups()`."""
+        return self._progress.followup_items
+
+    @property
+    def usage(self) -> dict[str, Any] | None:
+        """The data of the last `accounting.usage`."""
+        return self._progress.usage
+
+    @property
+    def final_answer(self) -> str:
+        """The answer that `complete()` carried, else the answer text streamed so far."""
+        return self._progress.final_answer
+
+    @property
+    def first_position(self) -> Position | None:
+        """The position of the first event that was published."""
+        return self._progress.first_position
+
+    @property
+    def last_position(self) -> Position | None:
+        """The position of the last event that was published."""
+        return self._progress.last_position
+
+    def get_delta_aggregates(
+        self,
+        *,
+        conversation_id: str | None = None,
+        turn_id: str | None = None,
+        agent: str | None = None,
+        marker: str | None = None,
+        merge_text: bool = True,
+    ) -> list[DeltaAggregate]:
+        """Return what was streamed, per agent, marker and artifact, oldest first.
+
+        `text` is empty unless merged. It holds what the filters let through, up to `deltas.KEPT_CHARACTERS`
+        for one communicator.
+        """
+        return self._progress.deltas.view(conversation_id, turn_id, agent, marker, merge_text)
+
+    def clear_delta_aggregates(
+        self, *, conversation_id: str | None = None, turn_id: str | None = None
+    ) -> None:
+        """Forget streamed text, all of it where nothing narrows it down; `final_answer` stays."""
+        self._progress.clear_deltas(conversation_id, turn_id)
+
+    async def _send(self, draft: Draft) -> Position | None:
+        if self._progress.is_over(draft.envelope):
+            return None
+        envelope: Envelope | None = draft.envelope
+        if self._filters:
+            envelope = await self._filters.judge(draft.envelope, broadcast=draft.target_sid is None)
+        body = self._ready(draft, envelope)
+        # From here to the layer nothing is awaited: what was folded and what was sent have one order.
+        return None if envelope is None or body is None else await self._deliver(draft, envelope, body)
+
+    def _send_sync(self, draft: Draft) -> None:
+        if self._progress.is_over(draft.envelope):
+            return
+        envelope: Envelope | None = draft.envelope
+        if self._filters:
+            envelope = async_to_sync(self._filters.judge)(draft.envelope, broadcast=draft.target_sid is None)
+        body = self._ready(draft, envelope)
+        if envelope is not None and body is not None:
+            run_after_commit(partial(self._deliver, draft, envelope, body))
+
+    def _ready(self, draft: Draft, envelope: Envelope | None) -> bytes | None:
+        """Encode what the filters left, ask the guard and fold it; None when they left nothing."""
+        if envelope is None:
+            # A blocked end is an end: nobody shall try again.
+            self._progress.begin(draft.envelope)
+            return None
+        body = envelope.encode()
+        if self._guard is not None:
+            self._guard()
+        if not draft.to_project:
+            self._progress.observe(envelope)
+        return body
+
+    async def _deliver(self, draft: Draft, envelope: Envelope, body: bytes) -> Position | None:
+        if draft.to_project:
+            await publish_project(envelope, body=body)
+            return None
+        if not self._progress.begin(envelope):
+            return None
+        try:
+            position = await publish(envelope, target_sid=draft.target_sid, body=body)
+        except CommError:
+            # Not sent; a cancelled publish, on the other hand, was in the layer's hands already.
+            self._progress.retract(envelope)
+            raise
+        self._progress.place(position)
+        return position
+
+
+def _context(kind: type[C], given: C | Mapping[str, Any]) -> C:
+    """Return a context; of a dictionary its known fields, since producers' dictionaries hold more."""
+    if isinstance(given, kind):
+        return given
+    fields: Mapping[str, Any] = given
+    return kind(
+        **{name: str(fields[name]) for name in kind.__struct_fields__ if fields.get(name) is not None}
+    )
+
+
+def _in_order(tenant: str, own: IEventFilter | Sequence[IEventFilter] | None) -> list[Any]:
+    """List the filters that see an event: the settings', the tenant's firewall, the bundle's own."""
+    firewall = tenant_firewall(tenant)
+    found = [*configured_filters(), *([firewall] if firewall else [])]
+    if own is None:
+        return found
+    return [*found, *own] if isinstance(own, (list, tuple)) else [*found, own]
