@@ -144,7 +144,14 @@ CORS_ALLOW_HEADERS = [
 CORS_EXPOSE_HEADERS = ["X-Session-ID", "X-User-Type", "Retry-After"]
 
 # --- the three apps -------------------------------------------------------------------------------
-CHANNEL_LAYERS = {"default": {"BACKEND": "relay.layers.memory.MemoryChannelLayer"}}
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "relay.layers.memory.MemoryChannelLayer",
+        # The hub's channel carries the events of every session of the process; past this they are read
+        # from the log, which costs more.
+        "CONFIG": {"channel_capacity": {"hub.*": 20_000}},
+    }
+}
 
 DEFAULT_TENANT = env.str("DEFAULT_TENANT", default="default")
 DEFAULT_PROJECT = env.str("DEFAULT_PROJECT", default="default")

@@ -138,17 +138,18 @@ class Peer:
         if self.state is not State.LIVE:
             # A pulling peer finds it in the history; only what has no position it would find nowhere.
             return self._offer_transient(frame) if self.state is State.PULLING else 0
-        if frame.position is not None:
-            if frame.position <= self.cursor:
+        if frame.position is not None and frame.position <= self.cursor:
+            return 0
+        handed = 0
+        if frame.target_sid is None or frame.target_sid in self.sids:
+            data = frame.encoded(self._wire.encode)
+            if self._queued_bytes + len(data) > self._limit and not self._make_room():
                 return 0
+            self._push(data)
+            handed = len(data)
+        if frame.position is not None:
             self.cursor = frame.position
-        if frame.target_sid is not None and frame.target_sid not in self.sids:
-            return 0
-        data = frame.encoded(self._wire.encode)
-        if self._queued_bytes + len(data) > self._limit and not self._make_room():
-            return 0
-        self._push(data)
-        return len(data)
+        return handed
 
     def fall_back(self) -> None:
         """Stop taking offers and read the history instead: the hub cannot say what came in between."""

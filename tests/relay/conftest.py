@@ -111,7 +111,7 @@ async def house(request: pytest.FixtureRequest) -> AsyncIterator[House]:
     layer = MemoryChannelLayer(**options.pop("layer", {}))
     before = channel_layers.set("default", layer)
     hub = Hub()
-    with override_settings(RELAY=options):
+    with override_settings(RELAY=options, COMM={"ARCHIVE": "comm.archive.Archive"}):
         await hub.start()
         try:
             yield House(layer, hub)

@@ -1,6 +1,7 @@
 """The hub and its peers: order, holes, resume, slow readers, the end."""
 
 import asyncio
+import random
 
 import pytest
 
@@ -109,13 +110,14 @@ async def test_a_peer_that_reconnects_gets_what_it_missed_then_the_live_stream(h
     assert second.resumes[0]["from"] == seen
 
 
+@pytest.mark.parametrize("house", [{"layer": {"history_count": 10**6, "history_bytes": 10**9}}], indirect=True)
 async def test_replay_and_live_never_interleave_while_events_keep_coming(house: House) -> None:
     stop = False
 
     async def emit() -> None:
         while not stop:
             await house.publish("x")
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.0005)
 
     emitter = asyncio.create_task(emit())
     start = str(Position((await house.layer.group_tail(session_group(house.session_id))).epoch, 0))
@@ -208,6 +210,7 @@ async def test_an_idle_stream_gets_a_keepalive_and_a_busy_one_none(house: House)
 async def test_goodbye_is_the_last_frame_and_ends_the_stream(house: House) -> None:
     _, wire = await house.connect()
     await house.publish("1")
+    await aeventually(lambda: wire.seqs() == [1])
     goodbye = asyncio.create_task(house.hub.say_goodbye(1.0, patience_seconds=0))
     await aeventually(lambda: wire.finished == 1)
     await goodbye
@@ -225,9 +228,10 @@ async def test_retry_slots_are_dealt_out_over_the_window(house: House) -> None:
 
 
 async def test_goodbye_waits_for_a_socket_that_is_full(house: House) -> None:
-    _, wire = await house.connect()
+    peer, wire = await house.connect()
     wire.open.clear()
-    await house.publish("1")
+    position = await house.publish("1")
+    await aeventually(lambda: peer.cursor == position)
     await house.hub.say_goodbye(1.0, patience_seconds=0.05)
     assert not wire.finished
     wire.open.set()
@@ -277,3 +281,25 @@ async def test_project_events_reach_only_those_who_asked_and_move_no_position(ho
     await aeventually(lambda: asked.seqs() == [1])
     assert [e.id is None for e in asked.events if e.event == "chat_service"] == [True]
     assert not [e for e in silent.events if e.event == "chat_service"]
+
+
+@pytest.mark.parametrize("house", [{"PEER_QUEUE_BYTES": 1500, "PULL_ENTRIES": 5}], indirect=True)
+@pytest.mark.parametrize("seed", range(8))
+async def test_whatever_the_socket_does_no_event_is_lost_doubled_or_misplaced(house: House, seed: int) -> None:
+    dice = random.Random(seed)
+    peer, wire = await house.connect()
+    meant = []
+    for n in range(400):
+        target = dice.choice([None, None, peer.stream_id, "somebody-else"])
+        await house.publish(f"<{n}>", target_sid=target, index=n)
+        if target != "somebody-else":
+            meant.append(f"<{n}>")
+        if dice.random() < 0.2:
+            (wire.open.clear if wire.open.is_set() else wire.open.set)()
+        if dice.random() < 0.5:
+            await asyncio.sleep(0)
+    wire.open.set()
+    await house.publish("<end>")
+    await aeventually(lambda: wire.events[-1].data.get("delta", {}).get("text", "").endswith("<end>"))
+    assert "".join(e.data["delta"]["text"] for e in wire.events if e.event == "chat_delta") == "".join(meant) + "<end>"
+    assert wire.seqs() == sorted(set(wire.seqs()))
