@@ -116,6 +116,7 @@ class SseConsumer(AsyncHttpConsumer):  # type: ignore[misc]
         raise StopConsumer()
 
     async def _reply(self, response: HttpResponse) -> None:
+        response.headers["Content-Length"] = str(len(response.content))
         await self.send_response(response.status_code, response.content, headers=_headers_of(response))
 
     # --- what the peer asks of its wire ---------------------------------------------------------------
