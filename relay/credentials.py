@@ -4,7 +4,7 @@ A request becomes `Credentials` (this module knows the names of headers, cookies
 authenticator makes them an `Identity`, and relay.sessions makes that a session.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Protocol
 
@@ -66,6 +66,10 @@ class Credentials:
             stream_id=stream_id_of(request) if request.method == "POST" else "",
             fingerprint=_fingerprint(request),
         )
+
+    def with_stream(self, stream_id: str) -> "Credentials":
+        """The same credentials, and a stream that was named in the body."""
+        return replace(self, stream_id=stream_id)
 
 
 def stream_id_of(request: HttpRequest) -> str:
