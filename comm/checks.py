@@ -7,6 +7,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from .conf import comm_settings
+from .firewall import tenant_firewall
 
 
 @register()
@@ -22,6 +23,11 @@ def check_comm_settings(**kwargs: Any) -> list[CheckMessage]:
             import_string(path)
         except ImportError as error:
             found.append(Error(f"COMM names {path}, which cannot be imported: {error}", id="comm.E002"))
+    for tenant in conf.FIREWALL:
+        try:
+            tenant_firewall(tenant)
+        except ImproperlyConfigured as error:
+            found.append(Error(str(error), id="comm.E005"))
     if conf.DEFAULT_BUNDLE not in conf.BUNDLES:
         found.append(
             Error(f"COMM['DEFAULT_BUNDLE'] is {conf.DEFAULT_BUNDLE!r}, which is not in COMM['BUNDLES']", id="comm.E003")

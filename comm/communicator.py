@@ -1,8 +1,9 @@
 """ChatCommunicator: the producer API. It composes, filters and publishes; the layer behind it delivers."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial, wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+import inspect
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial, update_wrapper
+from typing import Any, Concatenate, ParamSpec
 
 from asgiref.sync import async_to_sync
 
@@ -17,18 +18,17 @@ from .progress import Ended, Progress, StepState
 from .publisher import publish, publish_project, run_after_commit
 
 P = ParamSpec("P")
-C = TypeVar("C", ServiceContext, ConversationContext)
 
 
 def _emits(
     compose: Callable[Concatenate[Composer, P], Draft],
-) -> Callable[Concatenate["ChatCommunicator", P], Awaitable[Position | None]]:
+) -> Callable[Concatenate["ChatCommunicator", P], Coroutine[Any, Any, Position | None]]:
     """Make the async method of one form."""
 
-    @wraps(compose)
-    async def method(self: "ChatCommunicator", *args: P.args, **kwargs: P.kwargs) -> Position | None:
+    async def method(self: "ChatCommunicator", /, *args: P.args, **kwargs: P.kwargs) -> Position | None:
         return await self._send(compose(self._composer, *args, **kwargs))
 
+    _present(method, compose, Position | None)
     return method
 
 
@@ -37,11 +37,17 @@ def _emits_sync(
 ) -> Callable[Concatenate["ChatCommunicator", P], None]:
     """Make the synchronous twin of one form."""
 
-    @wraps(compose)
-    def method(self: "ChatCommunicator", *args: P.args, **kwargs: P.kwargs) -> None:
+    def method(self: "ChatCommunicator", /, *args: P.args, **kwargs: P.kwargs) -> None:
         self._send_sync(compose(self._composer, *args, **kwargs))
 
+    _present(method, compose, None)
     return method
+
+
+def _present(method: Callable[..., Any], compose: Callable[..., Draft], returns: Any) -> None:
+    """Show a method as the form it was made of: name, docstring and arguments."""
+    signature = inspect.signature(compose).replace(return_annotation=returns)
+    vars(update_wrapper(method, compose))["__signature__"] = signature
 
 
 class ChatCommunicator:
@@ -67,8 +73,12 @@ class ChatCommunicator:
         event_filter: IEventFilter | Sequence[IEventFilter] | None = None,
         guard: Callable[[], None] | None = None,
     ) -> None:
-        self.service = _context(ServiceContext, service)
-        self.conversation = _context(ConversationContext, conversation)
+        if isinstance(service, Mapping):
+            service = ServiceContext(**_fields(service, ServiceContext.__struct_fields__))
+        if isinstance(conversation, Mapping):
+            conversation = ConversationContext(**_fields(conversation, ConversationContext.__struct_fields__))
+        self.service = service
+        self.conversation = conversation
         self.target_sid = target_sid
         self._progress = Progress()
         self._composer = Composer(self.service, self.conversation, target_sid, self._progress)
@@ -216,14 +226,9 @@ class ChatCommunicator:
         return position
 
 
-def _context(kind: type[C], given: C | Mapping[str, Any]) -> C:
-    """Return a context; of a dictionary its known fields, since producers' dictionaries hold more."""
-    if isinstance(given, kind):
-        return given
-    fields: Mapping[str, Any] = given
-    return kind(
-        **{name: str(fields[name]) for name in kind.__struct_fields__ if fields.get(name) is not None}
-    )
+def _fields(given: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
+    """Take the known fields of a context given as a dictionary; producers' dictionaries hold more."""
+    return {name: str(given[name]) for name in names if given.get(name) is not None}
 
 
 def _in_order(tenant: str, own: IEventFilter | Sequence[IEventFilter] | None) -> list[Any]:

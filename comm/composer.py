@@ -20,6 +20,9 @@ from .envelope import (
 from .exceptions import EnvelopeInvalid
 from .progress import Progress
 
+COUNTED_ARTIFACTS = 10_000
+"""Artifacts whose chunks are counted at once; more in one turn are a producer that names each chunk."""
+
 
 class Draft(NamedTuple):
     """An envelope before the filters, and whom it is for: a peer, the session (None), or the project."""
@@ -90,7 +93,7 @@ class Composer:
         """
         if not title and not step:
             raise TypeError("step() needs a title or step=")
-        name = step or slugify(title, allow_unicode=True) or str(title)
+        name = step or slugify(title or "", allow_unicode=True) or str(title)
         body = _mapping("data", data)
         if timing is not None:
             body["timing"] = _mapping("timing", timing)
@@ -99,6 +102,7 @@ class Composer:
 
     def delta(
         self,
+        /,
         marker: str = ANSWER,
         text: str | None = None,
         *,
@@ -333,6 +337,8 @@ class Composer:
         if not isinstance(index, int):
             raise EnvelopeInvalid("delta.index", f"must be a whole number, not {type(index).__name__}")
         self._indexes[key] = index + 1
+        if len(self._indexes) > COUNTED_ARTIFACTS:
+            del self._indexes[next(iter(self._indexes))]
         return index
 
 

@@ -134,6 +134,7 @@ class DeltaCache:
     def __init__(self) -> None:
         self._aggregates: dict[_Key, _Aggregate] = {}
         self._latest: dict[str, _Aggregate] = {}
+        self._full: set[str] = set()
         self._order = 0
         self._cost = 0
         self._lock = threading.Lock()
@@ -156,6 +157,9 @@ class DeltaCache:
         with self._lock:
             aggregate = self._aggregates.get(key)
             if aggregate is None:
+                if self._cost + RUN_COST > KEPT_CHARACTERS:
+                    self._full.add(key.marker)
+                    return False
                 aggregate = self._aggregates[key] = _Aggregate(key, envelope.ts)
             elif delta.index == 0 and _restarts(aggregate):
                 self._cost -= aggregate.cost
@@ -176,6 +180,7 @@ class DeltaCache:
         if aggregate.truncated or self._cost + cost > KEPT_CHARACTERS:
             # A text with a hole would be worse than one that ends.
             aggregate.truncated = True
+            self._full.add(marker)
             return False
         if not continues:
             self._order += 1
@@ -196,7 +201,7 @@ class DeltaCache:
 
     def truncated(self, marker: str) -> bool:
         """Tell whether text of a marker is missing because the cache was full."""
-        return any(agg.truncated for agg in list(self._aggregates.values()) if agg.key.marker == marker)
+        return marker in self._full
 
     def view(
         self,

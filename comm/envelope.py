@@ -178,8 +178,9 @@ def _leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
         elif isinstance(item, dict):
             for key, part in reversed(list(item.items())):
                 stack.append((f"{where}.{key!s}".encode("utf-8", "replace").decode(), part, depth + 1))
-                if isinstance(key, str):
-                    stack.append((f"a key of {where}", key, depth + 1))
+                # A key that JSON has no place for shows only as a key.
+                plain = key if isinstance(key, str) else {key: None}
+                leaves.append((f"a key of {where}", plain))
         elif isinstance(item, (list, tuple, set, frozenset)):
             stack += [(f"{where}[{i}]", part, depth + 1) for i, part in enumerate(item)]
         else:

@@ -173,7 +173,7 @@ class _CallForm(NamedTuple):
     """How one filter wants its arguments: so many by position, so many in all."""
 
     positional: int
-    count: int
+    total: int
 
 
 def _call_form(ask: Callable[..., Any]) -> _CallForm:
@@ -181,17 +181,17 @@ def _call_form(ask: Callable[..., Any]) -> _CallForm:
     try:
         signature = inspect.signature(ask)
     except (TypeError, ValueError):
-        return _CallForm(positional=3, count=3)
+        return _CallForm(positional=3, total=3)
     for positional in (0, 4, 3, 2, 1):
-        for count in (4, 3):
-            if positional > count:
+        for total in (4, 3):
+            if positional > total:
                 continue
             try:
-                signature.bind(*_NAMES[:positional], **dict.fromkeys(_NAMES[positional:count]))
+                signature.bind(*_NAMES[:positional], **dict.fromkeys(_NAMES[positional:total]))
             except TypeError:
                 continue
-            return _CallForm(positional, count)
-    return _CallForm(positional=0, count=3)
+            return _CallForm(positional, total)
+    return _CallForm(positional=0, total=3)
 
 
 class _Screen:
@@ -206,13 +206,13 @@ class _Screen:
     @property
     def wants_data(self) -> bool:
         """Whether it is handed the whole envelope as a dictionary too."""
-        return self._form.count == 4
+        return self._form.total == 4
 
     def ask(self, user_type: str, user_id: str, event: EventFilterInput) -> Any:
-        positional, count = self._form
+        positional, total = self._form
         given = (user_type, user_id, event)
         values = (*given, msgspec.to_builtins(event.envelope)) if self.wants_data else given
-        keywords = dict(zip(_NAMES[positional:count], values[positional:], strict=True))
+        keywords = dict(zip(_NAMES[positional:total], values[positional:], strict=True))
         return self._ask(*values[:positional], **keywords)
 
 

@@ -35,6 +35,8 @@ class TenantFirewall(IEventFilter):
     """The rules of one tenant as a filter."""
 
     def __init__(self, rules: Mapping[str, Any], where: str = "FIREWALL") -> None:
+        if not isinstance(rules, Mapping):
+            raise ImproperlyConfigured(f"{where} must be a dictionary with allow and deny, not {rules!r}")
         unknown = sorted(set(rules) - {"allow", "deny"})
         if unknown:
             raise ImproperlyConfigured(f"{where} has no key {', '.join(unknown)}; it has allow and deny")

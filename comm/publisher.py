@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -68,8 +69,11 @@ async def _send_at_home(
 async def _send(group: str, envelope: Envelope, body: bytes, target_sid: str | None) -> Position | None:
     route = envelope.socket_event
     message = {"type": MESSAGE_TYPE, "route": route, "target_sid": target_sid, "body": body}
+    layer: Any = get_channel_layer()
+    if layer is None:
+        raise PublishFailed("no channel layer is configured")
     try:
-        position: Position | None = await get_channel_layer().group_send(group, message)
+        position: Position | None = await layer.group_send(group, message)
     except OSError as error:
         raise PublishFailed(f"the channel layer did not take {envelope.type}: {error}") from error
     sinks.offer(
@@ -114,10 +118,18 @@ def _run_at_home(send: Callable[[], Coroutine[Any, Any, object]]) -> None:
     if loop is None:
         async_to_sync(send)()
         return
-    sending = asyncio.run_coroutine_threadsafe(send(), loop)
+    given_up = threading.Event()
+
+    async def send_in_time() -> None:
+        # Cancelling alone comes after the task's first step, and that step publishes.
+        if not given_up.is_set():
+            await send()
+
+    sending = asyncio.run_coroutine_threadsafe(send_in_time(), loop)
     try:
         sending.result(comm_settings().SYNC_PUBLISH_TIMEOUT_SECONDS)
     except TimeoutError as error:
+        given_up.set()
         sending.cancel()
         raise PublishFailed("the event loop did not publish in time") from error
 
