@@ -15,7 +15,7 @@ from .filters import FilterChain, IEventFilter, configured_filters
 from .firewall import tenant_firewall
 from .history import Position
 from .progress import Ended, Progress, StepState
-from .publisher import publish, publish_project, run_after_commit
+from .publisher import publish, publish_project, refuse_on_loop, run_after_commit
 
 P = ParamSpec("P")
 
@@ -188,6 +188,7 @@ class ChatCommunicator:
         return None if envelope is None or body is None else await self._deliver(draft, envelope, body)
 
     def _send_sync(self, draft: Draft) -> None:
+        refuse_on_loop()
         if self._progress.is_over(draft.envelope):
             return
         envelope: Envelope | None = draft.envelope

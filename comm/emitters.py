@@ -108,7 +108,12 @@ class AIBEmitters:
         return await _forward(self.comm.start, StartPayload, args, keywords)
 
     async def step(self, *args: Any, **keywords: Any) -> Position | None:
-        """Show progress: a StepPayload, or what the communicator's `step` takes."""
+        """Show progress: a StepPayload, or what the communicator's `step` takes.
+
+        A step given by keywords is a completed one, as a payload's is, unless its status says otherwise.
+        """
+        if not args:
+            keywords.setdefault("status", "completed")
         return await _forward(self.comm.step, StepPayload, args, keywords)
 
     async def delta(self, *args: Any, **keywords: Any) -> Position | None:

@@ -198,6 +198,8 @@ class _Screen:
     """One filter, and how it is called."""
 
     def __init__(self, event_filter: Any) -> None:
+        if inspect.isclass(event_filter):
+            event_filter = event_filter()
         named = event_filter if inspect.isroutine(event_filter) else type(event_filter)
         self.name = f"{named.__module__}.{named.__qualname__}"
         self._ask: Callable[..., Any] = getattr(event_filter, "allow_event", event_filter)
@@ -294,7 +296,7 @@ def _in_place(changed: Envelope, envelope: Envelope) -> Envelope:
 @cache
 def configured_filters() -> tuple[Any, ...]:
     """Return the filters of `COMM["EVENT_FILTERS"]`, made once per process."""
-    found = (import_string(path) for path in comm_settings().EVENT_FILTERS)
+    found = [import_string(path) for path in comm_settings().EVENT_FILTERS]
     return tuple(item() if inspect.isclass(item) else item for item in found)
 
 

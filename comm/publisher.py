@@ -13,7 +13,7 @@ from django.db import connection, transaction
 from . import sinks
 from .conf import comm_settings
 from .envelope import Envelope
-from .exceptions import PublishFailed
+from .exceptions import EnvelopeInvalid, PublishFailed
 from .groups import project_group, session_group
 from .history import Position
 
@@ -45,6 +45,8 @@ async def publish(
     the order of calls is the order of positions. Errors: EnvelopeInvalid when it can't be encoded,
     PublishFailed when the layer did not take it.
     """
+    if not envelope.conversation.session_id:
+        raise EnvelopeInvalid("conversation.session_id", "is empty: nobody would receive this")
     group = session_group(envelope.conversation.session_id)
     return await _send_at_home(group, envelope, body or envelope.encode(), target_sid)
 
@@ -104,8 +106,7 @@ def run_after_commit(send: Callable[[], Coroutine[Any, Any, object]]) -> None:
     Returns when it has run (or, in a transaction, when it was noted down). Errors: RuntimeError on a thread
     that runs an event loop, PublishFailed when the loop did not answer in SYNC_PUBLISH_TIMEOUT_SECONDS.
     """
-    if _runs_loop():
-        raise RuntimeError("this thread runs an event loop: await the async method instead")
+    refuse_on_loop()
     # Asking the connection's state opens no connection; a thread without a database can emit too.
     if connection.in_atomic_block:
         transaction.on_commit(lambda: _run_at_home(send))
@@ -134,9 +135,10 @@ def _run_at_home(send: Callable[[], Coroutine[Any, Any, object]]) -> None:
         raise PublishFailed("the event loop did not publish in time") from error
 
 
-def _runs_loop() -> bool:
+def refuse_on_loop() -> None:
+    """Raise RuntimeError on a thread that runs an event loop: a publish waited for there never comes."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return False
-    return True
+        return
+    raise RuntimeError("this thread runs an event loop: await the async method instead")

@@ -139,6 +139,16 @@ async def test_the_short_forms_work_here_too(make_comm: Maker, listener: Listene
     assert (await listener.until("chat.complete"))[-1].envelope["data"]["final_answer"] == "Yes."
 
 
+async def test_a_step_without_a_status_is_completed_in_either_form(make_comm: Maker) -> None:
+    comm = make_comm()
+    await AIBEmitters(comm).step(StepPayload(step="one"))
+    await AIBEmitters(comm).step(step="two")
+    assert [(step["step"], step["status"]) for step in comm.steps] == [
+        ("one", "completed"),
+        ("two", "completed"),
+    ]
+
+
 async def test_keywords_win_over_the_payload(make_comm: Maker, listener: Listener) -> None:
     await AIBEmitters(make_comm()).delta(DeltaPayload(text="x"), marker="thinking")
     assert (await listener.next()).envelope["delta"]["marker"] == "thinking"

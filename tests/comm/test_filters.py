@@ -93,6 +93,7 @@ FORMS = [
     OwnOption(),
     Asynchronous(),
     plain_function,
+    WithData,
 ]
 
 

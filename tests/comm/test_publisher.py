@@ -147,6 +147,15 @@ async def test_every_sync_twin_says_what_its_async_method_says(
     assert (comm.ended, comm.first_position is not None) == ("complete", True)
 
 
+async def test_an_envelope_made_elsewhere_has_a_sync_twin_too(
+    comm: ChatCommunicator, home: asyncio.AbstractEventLoop, kept: list[sinks.Published]
+) -> None:
+    await comm.step("Once")
+    await sync_to_async(comm.emit_sync)(kept[0].envelope, target_sid="sid-1")
+    assert kept[1].envelope == kept[0].envelope
+    assert [published.target_sid for published in kept] == [None, "sid-1"]
+
+
 async def test_a_sync_project_event_reaches_the_project(
     comm: ChatCommunicator, home: asyncio.AbstractEventLoop, listener: Listener
 ) -> None:
@@ -247,10 +256,17 @@ async def test_a_thread_without_a_database_can_emit(
 async def test_a_sync_twin_on_the_event_loop_is_told_to_await(
     comm: ChatCommunicator, home: asyncio.AbstractEventLoop, listener: Listener
 ) -> None:
-    with pytest.raises(RuntimeError, match="await the async method"):
-        comm.complete_sync()
+    for emit in (comm.delta_sync, comm.step_sync):
+        with pytest.raises(RuntimeError, match="await the async method"):
+            emit("answer", "never said")
     await comm.complete()
-    assert (await listener.next()).envelope["type"] == "chat.complete"
+    assert (await listener.next()).envelope["data"] == {"final_answer": ""}
+    assert comm.steps == []
+
+
+async def test_an_envelope_of_no_session_is_an_error_that_names_the_field(make_comm: Maker) -> None:
+    with pytest.raises(EnvelopeInvalid, match=r"conversation\.session_id"):
+        await make_comm(conversation={}).step("Working")
 
 
 async def test_a_field_that_cannot_be_encoded_is_an_error_where_it_was_made(comm: ChatCommunicator) -> None:
