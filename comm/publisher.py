@@ -70,7 +70,7 @@ async def _send_at_home(
 
 async def _send(group: str, envelope: Envelope, body: bytes, target_sid: str | None) -> Position | None:
     route = envelope.socket_event
-    message = {"type": MESSAGE_TYPE, "route": route, "target_sid": target_sid, "body": body}
+    message = {"type": MESSAGE_TYPE, "group": group, "route": route, "target_sid": target_sid, "body": body}
     layer: Any = get_channel_layer()
     if layer is None:
         raise PublishFailed("no channel layer is configured")
