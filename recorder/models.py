@@ -1,0 +1,103 @@
+"""What was delivered, kept: recorded envelopes, the runs that recorded them, and the gaps that are known."""
+
+from typing import Any
+
+import msgspec
+from django.db import models
+
+from comm.history import Position
+
+from .querysets import RecordedEnvelopeQuerySet
+
+
+class RecordedEnvelope(models.Model):
+    """One relay message as the channel layer took it, with the columns that people look for.
+
+    `data` is the envelope's JSON to the byte. `(session_id, epoch, seq)` is its position; project events are
+    transient and have none.
+    """
+
+    session_id = models.CharField(max_length=100)
+    epoch = models.BigIntegerField(null=True)
+    seq = models.BigIntegerField(null=True)
+    event = models.CharField(max_length=40, help_text="the name the client listens for")
+    timestamp = models.DateTimeField(db_index=True)
+    target_sid = models.CharField(max_length=200, blank=True, help_text="empty for a broadcast")
+    data = models.TextField(help_text="the envelope as JSON")
+
+    tenant = models.CharField(max_length=100)
+    project = models.CharField(max_length=100)
+    user = models.CharField(max_length=150, blank=True)
+    conversation_id = models.CharField(max_length=100, blank=True)
+    turn_id = models.CharField(max_length=64, blank=True)
+    type = models.CharField(max_length=100)
+    route = models.CharField(max_length=40)
+    agent = models.CharField(max_length=100, blank=True)
+    marker = models.CharField(max_length=100, blank=True)
+
+    objects = RecordedEnvelopeQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["session_id", "epoch", "seq"], name="recorded_once_per_position")
+        ]
+        indexes = [
+            models.Index(fields=["turn_id", "epoch", "seq"], name="recorded_by_turn"),
+            models.Index(fields=["conversation_id", "epoch", "seq"], name="recorded_by_conversation"),
+            models.Index(fields=["tenant", "project", "-timestamp"], name="recorded_by_scope"),
+            models.Index(fields=["type", "-timestamp"], name="recorded_by_type"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.position or ''}".strip()
+
+    @property
+    def position(self) -> Position | None:
+        """Where the envelope stands in its session's log."""
+        return None if self.epoch is None or self.seq is None else Position(self.epoch, self.seq)
+
+    @property
+    def envelope(self) -> dict[str, Any]:
+        """The envelope as clients read it."""
+        value: dict[str, Any] = msgspec.json.decode(self.data)
+        return value
+
+    def relay_message(self) -> dict[str, Any]:
+        """The relay message around the envelope, with its position."""
+        return {
+            "id": None if self.position is None else str(self.position),
+            "target_sid": self.target_sid or None,
+            "session_id": self.session_id,
+            "event": self.event,
+            "data": self.envelope,
+            "timestamp": self.timestamp.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        }
+
+
+class RecorderRun(models.Model):
+    """One life of a recording process.
+
+    An epoch that began in a run which ended cleanly is complete here: everything was flushed before `clean`
+    was set. Times are epoch milliseconds, as epochs are.
+    """
+
+    started_ms = models.BigIntegerField(db_index=True)
+    ended_ms = models.BigIntegerField(null=True, blank=True)
+    clean = models.BooleanField(default=False)
+
+    def __str__(self) -> str:
+        return f"run of {self.started_ms}"
+
+
+class RecordedGap(models.Model):
+    """Envelopes of a session that were delivered but could not be recorded."""
+
+    session_id = models.CharField(max_length=100, db_index=True)
+    first = models.CharField(max_length=40, help_text="first position that is missing")
+    last = models.CharField(max_length=40, help_text="last position that is missing")
+    events = models.PositiveIntegerField()
+    reason = models.CharField(max_length=200)
+    noted_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"{self.events} events of {self.session_id} from {self.first}"
