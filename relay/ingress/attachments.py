@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.core.files.uploadedfile import UploadedFile
 
@@ -66,7 +66,7 @@ class Failure(NamedTuple):
 
 
 def accept_files(
-    uploads: Sequence[UploadedFile], hints: Callable[[int, str], FileHint], text: str
+    uploads: "Sequence[UploadedFile[Any]]", hints: Callable[[int, str], FileHint], text: str
 ) -> list[IncomingFile]:
     """Return the files of a message, in order; empty ones are skipped.
 
@@ -118,7 +118,7 @@ def sniff(content: bytes, suffix: str, claimed: str = "") -> str:
     return TEXT_TYPES.get(suffix) or (claimed if claimed in TEXT_TYPES.values() else PLAIN)
 
 
-def _check_total(uploads: Sequence[UploadedFile], text: str) -> None:
+def _check_total(uploads: "Sequence[UploadedFile[Any]]", text: str) -> None:
     limit = relay_settings().MESSAGE_BYTES
     total = len(text.encode()) + sum(upload.size or 0 for upload in uploads)
     if total > limit:

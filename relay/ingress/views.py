@@ -1,0 +1,262 @@
+"""The HTTP endpoints beside the streams: parse, ask the service, answer."""
+
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils.decorators import method_decorator
+from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import ensure_csrf_cookie
+from django.views.decorators.http import require_safe
+from rest_framework.authentication import CSRFCheck
+from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from comm.conf import comm_settings
+from comm.turns.incoming import Caller
+from relay import __version__, gateway, lifecycle
+from relay.conf import relay_settings
+from relay.credentials import Credentials, identify, stream_id_of
+from relay.exceptions import CsrfFailed, NotFound, SessionRequired, StreamIdRequired
+from relay.models import Session
+from relay.sessions import Transport, profile_of, session_headers, session_of
+
+from . import bodies, service
+from .checking import check_storable, convert, identifier
+from .refusals import announced
+
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+STREAM_ID_CHARACTERS = 200
+ZONE_CHARACTERS = 64
+UTC_OFFSET_LIMIT_MIN = 14 * 60
+"""No clock on earth is further from UTC."""
+
+
+class AlwaysJson(BaseContentNegotiation):
+    """Answers in JSON whatever `Accept` says: a probe that accepts text/plain wants the status, not a 406."""
+
+    def select_parser(self, request: Any, parsers: Any) -> Any:
+        """Parsers are not used: bodies are read here, bounded."""
+        return None
+
+    def select_renderer(self, request: Any, renderers: Any, format_suffix: str | None = None) -> Any:
+        """Return the JSON renderer."""
+        return renderers[0], renderers[0].media_type
+
+
+@method_decorator(never_cache, name="dispatch")
+class JsonView(APIView):
+    """An endpoint for programs."""
+
+    content_negotiation_class = AlwaysJson
+
+
+class Endpoint(JsonView):
+    """An endpoint of somebody's session; its headers go on every reply once the session is known."""
+
+    transport: Transport = "http"
+    http: HttpRequest
+    session: Session | None = None
+    _by_cookie = False
+
+    def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
+        """Keep Django's own request: we read bodies ourselves, bounded and in our words."""
+        self.http = request
+        return super().initialize_request(request, *args, **kwargs)
+
+    def resolve(self, *, create: bool = False, stream_id: str = "", csrf: bool = True) -> Session:
+        """Find the caller's session; with `csrf`, refuse a login that a page elsewhere could have used.
+
+        Errors: 401 and 403 of relay.sessions, those of check_csrf.
+        """
+        credentials = Credentials.from_request(self.http)
+        if stream_id and not credentials.stream_id:
+            credentials = credentials.with_stream(stream_id)
+        identity = identify(credentials)
+        self.session = session_of(identity, credentials, create=create, transport=self.transport)
+        self._by_cookie = identity is not None and identity.by_cookie
+        if csrf:
+            self.check_csrf()
+        return self.session
+
+    def check_csrf(self) -> None:
+        """Demand the page's token of a login by cookie that wants to change something. Errors: CsrfFailed."""
+        if not self._by_cookie or self.http.method in SAFE_METHODS:
+            return
+        if self.http.content_type == bodies.FORM:
+            # The check looks into the form; a broken one must be our refusal, not its crash.
+            bodies.check_length(self.http)
+            bodies.read_form(self.http)
+        check = CSRFCheck(lambda request: HttpResponse())
+        check.process_request(self.http)
+        reason = check.process_view(self.http, self.dispatch, (), {})
+        if reason:
+            raise CsrfFailed("The CSRF token is missing or wrong; reload the page.", reason=str(reason))
+
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
+        """Add X-Session-ID and X-User-Type, to errors as well."""
+        response = super().finalize_response(request, response, *args, **kwargs)
+        if self.session is not None:
+            for name, value in session_headers(self.session).items():
+                response[name] = value
+        return response
+
+
+class ProfileView(Endpoint):
+    """GET /profile: who am I; makes an anonymous session where there is none."""
+
+    def get(self, request: Request) -> Response:
+        """Answer with the profile; an anonymous session also becomes a cookie."""
+        session = self.resolve(create=True)
+        response = Response(profile_of(session))
+        if session.is_anonymous:
+            _set_session_cookie(response, session)
+        return response
+
+
+class ChatView(Endpoint):
+    """POST /sse/chat?stream_id=: a message."""
+
+    transport: Transport = "sse"
+
+    def post(self, request: Request) -> Response:
+        """Answer with the acknowledgement, or with the refusal."""
+        stream_id = _required_stream_id(self.http)
+        try:
+            session = self.resolve(csrf=False)
+        except SessionRequired:
+            # Draining has closed the stream that stood for the session: that is why there is none.
+            gateway.refuse_when_draining()
+            raise
+        sender = service.sender_of(caller_from(self.http, session), stream_id)
+        with announced(sender):
+            self.check_csrf()
+        key = self.http.headers.get("Idempotency-Key", "")
+        return Response(service.submit(sender, self._read, key))
+
+    def _read(self) -> bodies.RawSubmission:
+        bodies.check_length(self.http)
+        return bodies.read_submission(self.http)
+
+
+class ConversationStateView(Endpoint):
+    """POST /sse/conv_status.get {conversation_id?, bundle_id?, stream_id?}."""
+
+    transport: Transport = "sse"
+
+    def post(self, request: Request) -> Response:
+        """Answer with the state, which the named stream gets as well."""
+        bodies.check_length(self.http)
+        document = convert(bodies.read_json(self.http), dict[str, Any], "body")
+        check_storable(document)
+        stream_id = stream_id_of(self.http) or identifier(
+            document.get("stream_id"), "stream_id", STREAM_ID_CHARACTERS
+        )
+        session = self.resolve(stream_id=stream_id)
+        sender = service.sender_of(caller_from(self.http, session), stream_id)
+        sender.tenant = identifier(document.get("tenant"), "tenant") or sender.tenant
+        sender.project = identifier(document.get("project"), "project") or sender.project
+        conversation_id = identifier(document.get("conversation_id"), "conversation_id")
+        bundle_id = identifier(document.get("bundle_id"), "bundle_id")
+        return Response(service.state_of(sender, conversation_id, bundle_id))
+
+
+class ConversationsView(Endpoint):
+    """GET /api/cb/conversations/{tenant}/{project}?bundle_id=."""
+
+    def get(self, request: Request, tenant: str, project: str) -> Response:
+        """Answer with the caller's conversations, the latest first."""
+        session = self.resolve()
+        bundle_id = identifier(self.http.GET.get("bundle_id"), "bundle_id")
+        return Response(service.conversations_of(session, _path(tenant), _path(project), bundle_id))
+
+
+class ConversationView(Endpoint):
+    """POST /api/cb/conversations/{tenant}/{project}/{conversation_id}/fetch."""
+
+    def post(self, request: Request, tenant: str, project: str, conversation_id: str) -> Response:
+        """Answer with the messages and turns of one of the caller's conversations."""
+        session = self.resolve()
+        return Response(
+            service.conversation_of(session, _path(tenant), _path(project), _path(conversation_id))
+        )
+
+
+class HealthView(JsonView):
+    """GET /health: 200 while this process takes work, 503 while it drains."""
+
+    def get(self, request: Request) -> Response:
+        """Answer with the state of this process; nothing in it is secret."""
+        draining = lifecycle.is_draining()
+        document = {
+            "status": "draining" if draining else "healthy",
+            "draining": draining,
+            "version": __version__,
+            **lifecycle.stats(),
+        }
+        headers = {"Retry-After": str(gateway.DRAINING_RETRY_SECONDS)} if draining else None
+        return Response(document, 503 if draining else 200, headers=headers)
+
+
+class UnknownView(JsonView):
+    """Any other path below /sse/ and /api/: a 404 in JSON, also with DEBUG on."""
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Refuse whatever the method is."""
+        raise NotFound("There is nothing here.")
+
+
+@require_safe
+@ensure_csrf_cookie
+def chat_page(request: HttpRequest) -> HttpResponse:
+    """The chat page; the CSRF cookie is for visitors who are logged in."""
+    conf = comm_settings()
+    context = {"tenant": conf.DEFAULT_TENANT, "project": conf.DEFAULT_PROJECT}
+    return render(request, "chat.html", context)
+
+
+def caller_from(request: HttpRequest, session: Session) -> Caller:
+    """The caller with the clock that the request's headers name."""
+    zone = request.headers.get("X-User-Timezone", "").strip()
+    known = zone if len(zone) <= ZONE_CHARACTERS and zone.isprintable() else ""
+    return service.caller_of(session, known, _offset(request))
+
+
+def _offset(request: HttpRequest) -> int | None:
+    """X-User-UTC-Offset in minutes east of UTC; one that no clock has is none."""
+    try:
+        offset = int(request.headers.get("X-User-UTC-Offset", ""))
+    except ValueError:
+        return None
+    return offset if abs(offset) <= UTC_OFFSET_LIMIT_MIN else None
+
+
+def _required_stream_id(request: HttpRequest) -> str:
+    stream_id = stream_id_of(request)
+    if not stream_id:
+        raise StreamIdRequired("stream_id: is missing; name the stream that sends this message.")
+    if len(stream_id) > STREAM_ID_CHARACTERS:
+        raise StreamIdRequired(f"stream_id: has over {STREAM_ID_CHARACTERS} characters.")
+    return stream_id
+
+
+def _path(part: str) -> str:
+    """Check a part of the path: what could not be an id names nothing."""
+    if len(part) > 100 or not part.isprintable():
+        raise NotFound("There is nothing here.")
+    return part
+
+
+def _set_session_cookie(response: Response, session: Session) -> None:
+    conf = relay_settings()
+    response.set_cookie(
+        conf.SESSION_COOKIE_NAME,
+        session.session_id,
+        max_age=conf.SESSION_COOKIE_DAYS * 86_400,
+        secure=settings.SESSION_COOKIE_SECURE,
+        httponly=True,
+        samesite="Lax",
+    )

@@ -1,0 +1,19 @@
+"""The URLs of relay that Django serves; the streams are mounted in the project's asgi.py."""
+
+from django.urls import path, re_path
+
+from .ingress import views
+
+CONVERSATIONS = "api/cb/conversations/<str:tenant>/<str:project>"
+CONVERSATION = f"{CONVERSATIONS}/<str:conversation_id>"
+
+urlpatterns = [
+    path("", views.chat_page, name="chat"),
+    path("health", views.HealthView.as_view(), name="health"),
+    path("profile", views.ProfileView.as_view(), name="profile"),
+    path("sse/chat", views.ChatView.as_view(), name="sse-chat"),
+    path("sse/conv_status.get", views.ConversationStateView.as_view(), name="conversation-state"),
+    path(CONVERSATIONS, views.ConversationsView.as_view(), name="conversations"),
+    path(f"{CONVERSATION}/fetch", views.ConversationView.as_view(), name="conversation"),
+    re_path(r"^(?:sse|api)/", views.UnknownView.as_view()),
+]
