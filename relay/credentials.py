@@ -154,7 +154,7 @@ def _user_of(login: SessionBase) -> AbstractBaseUser | None:
 
     That function moves a session signed by a fallback key to a new one, whose cookie nobody would set here.
     """
-    path = login.get(BACKEND_SESSION_KEY)
+    path = str(login.get(BACKEND_SESSION_KEY))
     if path not in settings.AUTHENTICATION_BACKENDS:
         return None
     user: AbstractBaseUser | None = load_backend(path).get_user(login[SESSION_KEY])
