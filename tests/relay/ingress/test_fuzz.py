@@ -25,29 +25,42 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
     lambda parts: st.lists(parts, max_size=3) | st.dictionaries(TEXTS, parts, max_size=3),
     max_leaves=8,
 )
-HEAD_FIELDS = (
-    "tenant", "project", "conversation_id", "turn_id", "bundle_id", "message_kind", "continuation_kind",
-    "followup", "steer", "active_turn_id", "target_turn_id", "payload", "config",
-)  # fmt: skip
-HEAD = dict.fromkeys(HEAD_FIELDS, TEXTS | VALUES)
+IDS = st.sampled_from(["", "c-1", "c-2", "ünï", None]) | TEXTS
+MAYBE = st.sampled_from([None, True, False])
+KINDS = st.sampled_from([None, "", "regular", "followup", "steer"])
+
+
+def mostly(likely: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """What a client means to send, and now and then anything: else no example gets past its first field."""
+    return st.integers(0, 19).flatmap(lambda dice: VALUES if dice == 0 else likely)
+
+
+HEAD = {
+    **{name: mostly(IDS) for name in ("tenant", "project", "conversation_id", "turn_id", "active_turn_id")},
+    **{name: mostly(MAYBE) for name in ("followup", "steer")},
+    **{name: mostly(KINDS) for name in ("message_kind", "continuation_kind")},
+    "bundle_id": mostly(st.sampled_from(["", None, "demo"])),
+    "payload": VALUES,
+    "config": mostly(st.none() | st.dictionaries(TEXTS, VALUES, max_size=3)),
+}
+SAID = st.fixed_dictionaries({"role": mostly(TEXTS), "content": mostly(TEXTS)}, optional={"id": VALUES})
+WORDS = mostly(st.sampled_from(["Hello", "What is a turn?", "", "ünï\U0001f600"]) | TEXTS)
 MESSAGES = st.fixed_dictionaries(
-    {"text": TEXTS}, optional={**HEAD, "message": VALUES, "chat_history": st.lists(VALUES, max_size=2)}
+    {"text": WORDS}, optional={**HEAD, "message": WORDS, "chat_history": st.lists(SAID, max_size=2)}
 )
 EVENT_TYPES = (
     "event.user.prompt", "event.user.followup", "event.user.steer", "event.user.attachment.file", "app.x"
 )  # fmt: skip
+SPOKEN = st.fixed_dictionaries({"event": WORDS | st.fixed_dictionaries({"text": WORDS})})
 EVENTS = st.fixed_dictionaries(
-    {"type": st.sampled_from(EVENT_TYPES)},
-    optional={
-        "reactive": st.booleans() | VALUES,
-        "event_source_id": VALUES,
-        "payload": st.fixed_dictionaries({"event": TEXTS | st.fixed_dictionaries({"text": TEXTS})}) | VALUES,
-    },
+    {"type": mostly(st.sampled_from(EVENT_TYPES)), "payload": mostly(SPOKEN)},
+    optional={"reactive": mostly(MAYBE), "event_source_id": mostly(IDS)},
 )
-DOCUMENTS = (
-    VALUES
-    | st.fixed_dictionaries({"message": MESSAGES | VALUES}, optional={"attachment_meta": VALUES})
-    | st.fixed_dictionaries({"external_events": st.lists(EVENTS, max_size=3) | VALUES}, optional=HEAD)
+FILE_META = st.fixed_dictionaries({"filename": mostly(TEXTS)}, optional={"mime": mostly(TEXTS)})
+META = st.lists(FILE_META, max_size=2)
+DOCUMENTS = mostly(
+    st.fixed_dictionaries({"message": mostly(MESSAGES)}, optional={"attachment_meta": mostly(META)})
+    | st.fixed_dictionaries({"external_events": mostly(st.lists(EVENTS, max_size=3))}, optional=HEAD)
 )
 
 
@@ -84,21 +97,24 @@ def test_any_bytes(patient: Visitor, body: bytes, content_type: str) -> None:
     check(patient.post(body, content_type=content_type), 400, 411)
 
 
-PART_HEADERS = st.sampled_from(
-    [
-        'Content-Disposition: form-data; name="message"',
-        'Content-Disposition: form-data; name="event_submission"',
-        'Content-Disposition: form-data; name="attachment_meta"',
-        'Content-Disposition: form-data; name="files"; filename="a.csv"\r\nContent-Type: text/csv',
-        'Content-Disposition: form-data; name="files"; filename="../x.png"',
-        "Content-Disposition: form-data; name=\"files\"; filename*=utf-8''%FF%00",
-        "Content-Disposition: form-data",
-        'Content-Disposition: form-data; name="message"\r\nContent-Transfer-Encoding: base64',
-        "X-Nothing: here",
-    ]
+FIELD = 'Content-Disposition: form-data; name="{}"'
+FILE = 'Content-Disposition: form-data; name="files"; filename'
+ENCODED = DOCUMENTS.map(msgspec.json.encode)
+DOCUMENT_HEADERS = (FIELD.format("message"), FIELD.format("event_submission"))
+DOCUMENT_PARTS = st.tuples(st.sampled_from(DOCUMENT_HEADERS), ENCODED)
+FILE_HEADERS = (
+    f'{FILE}="a.csv"\r\nContent-Type: text/csv', f'{FILE}="../x.png"', f"{FILE}*=utf-8''%FF%00", f'{FILE}=""'
+)  # fmt: skip
+OTHER_HEADERS = (
+    FIELD.format("attachment_meta"), FIELD.format("message") + "\r\nContent-Transfer-Encoding: base64",
+    "Content-Disposition: form-data", "X-Nothing: here",
+)  # fmt: skip
+OTHER_PARTS = st.tuples(
+    st.sampled_from(FILE_HEADERS + OTHER_HEADERS), META.map(msgspec.json.encode) | st.binary(max_size=40)
 )
-CONTENTS = DOCUMENTS.map(msgspec.json.encode) | st.binary(max_size=40)
-PARTS = st.lists(st.tuples(PART_HEADERS, CONTENTS), max_size=4)
+PARTS = st.tuples(mostly(DOCUMENT_PARTS), st.lists(OTHER_PARTS, max_size=3)).map(
+    lambda parts: [part for part in (parts[0], *parts[1]) if isinstance(part, tuple)]
+)
 
 
 @FUZZ
