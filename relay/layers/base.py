@@ -15,7 +15,7 @@ from comm.history import LogSlice, Position
 Message = dict[str, Any]
 
 
-class HistoryChannelLayer(BaseChannelLayer):  # type: ignore[misc]
+class HistoryChannelLayer(BaseChannelLayer):
     """Base class of the channel layers with history.
 
     A message that arrives through a group with history carries two more keys: `group` (str) and
@@ -32,7 +32,7 @@ class HistoryChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """Tell whether sends to this group are numbered and kept."""
         return group.startswith(SESSION_PREFIX)
 
-    async def group_send(self, group: str, message: Message) -> Position | None:
+    async def group_send(self, group: str, message: Message) -> Position | None:  # type: ignore[override]
         """Send to every channel of the group; return the position where the group has a history."""
         raise NotImplementedError("group_send() not implemented (groups extension)")
 
