@@ -2,9 +2,21 @@
 
 import logging
 import re
+from collections.abc import Mapping
+from typing import Any
+
+from daphne.access import AccessLogGenerator
 
 SECRET_PARAMETERS = ("bearer_token", "id_token", "ticket", "user_session_id")
-LOGGERS = ("uvicorn.access", "uvicorn.error", "daphne.server", "daphne.http_protocol", "django.request", "django.server")
+LOGGERS = (
+    "uvicorn.access",
+    "uvicorn.error",
+    "daphne.server",
+    "daphne.http_protocol",
+    "django.channels.server",
+    "django.request",
+    "django.server",
+)
 
 _secret = re.compile(rf"\b({'|'.join(SECRET_PARAMETERS)})=[^&\s\"']*")
 
@@ -17,6 +29,8 @@ class QueryTokenFilter(logging.Filter):
         record.msg = _redacted(record.msg)
         if isinstance(record.args, tuple):
             record.args = tuple(_redacted(part) for part in record.args)
+        elif isinstance(record.args, Mapping):
+            record.args = {name: _redacted(part) for name, part in record.args.items()}
         return True
 
 
@@ -26,6 +40,15 @@ def redact_query_tokens() -> None:
         logger = logging.getLogger(name)
         if not any(isinstance(existing, QueryTokenFilter) for existing in logger.filters):
             logger.addFilter(QueryTokenFilter())
+    # daphne writes its access log to a stream, past all loggers; this method is the only door to it.
+    AccessLogGenerator.write_entry = _write_redacted_entry
+
+
+_write_entry = AccessLogGenerator.write_entry
+
+
+def _write_redacted_entry(self: Any, host: Any, date: Any, request: Any, *rest: Any, **more: Any) -> None:
+    _write_entry(self, host, date, _redacted(request), *rest, **more)
 
 
 def _redacted(part: object) -> object:

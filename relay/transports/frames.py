@@ -26,8 +26,8 @@ def sse_frame(route: str, body: bytes, position: Position | None) -> bytes:
 
 
 def sse_retry(milliseconds: int) -> bytes:
-    """Return the field that tells an EventSource how long to wait before it connects again."""
-    return b"retry: %d\n\n" % milliseconds
+    """Return the field, before a frame, that tells an EventSource how long to wait before it reconnects."""
+    return b"retry: %d\n" % milliseconds
 
 
 def encode_body(value: dict[str, Any]) -> bytes:

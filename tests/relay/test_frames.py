@@ -18,8 +18,11 @@ def test_a_frame_without_position_moves_none() -> None:
     assert sse_frame("server_shutdown", b"{}", None) == b"event: server_shutdown\ndata: {}\n\n"
 
 
-def test_retry_is_a_field_of_its_own() -> None:
-    assert sse_retry(1500) == b"retry: 1500\n\n"
+def test_retry_stands_before_the_frame_it_belongs_to() -> None:
+    frame = sse_retry(1500) + sse_frame("server_shutdown", b"{}", None)
+    event = parse_event(frame.decode().removesuffix("\n\n").split("\n"))
+    assert event is not None
+    assert (event.event, event.retry) == ("server_shutdown", 1500)
 
 
 @pytest.mark.parametrize("text", [LINE_BREAKS, "a\n\nb", "data: x\n\nevent: evil\ndata: {}\n\n"])
