@@ -6,6 +6,7 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 from django.urls import path, re_path
 from django.urls.resolvers import URLPattern
 
+from .ingress.bodies import BodyLimit
 from .transports.sse import SseConsumer
 
 
@@ -19,9 +20,10 @@ class NoSuchSocket(AsyncWebsocketConsumer):  # type: ignore[misc]
 
 def http_urlpatterns(django_application: Any) -> list[URLPattern]:
     """The streams, and Django for everything else."""
+    bounded: Any = BodyLimit(django_application)
     return [
         path("sse/stream", SseConsumer.as_asgi()),
-        re_path(r"", django_application),
+        re_path(r"", bounded),
     ]
 
 

@@ -67,6 +67,9 @@ def read_json(request: HttpRequest) -> Any:
         raise MessageTooLarge("The body is too large.") from None
     except UnreadablePostError:
         raise BadRequest("body", "broke off before its end") from None
+    if len(body) > body_limit():
+        # It came in chunks, without saying how long it is, past a server that does not bound them.
+        raise MessageTooLarge("The body is too large.")
     return decode_json(body, "body") if body.strip() else {}
 
 
