@@ -23,8 +23,13 @@ KEEPALIVE_TICKS = 4
 class Wire(Protocol):
     """What a transport lends its peer: how to write, how to word things, how to end."""
 
-    encode: Encoder
-    keepalive: bytes
+    @property
+    def encode(self) -> Encoder:
+        """How a frame is written on this wire."""
+
+    @property
+    def keepalive(self) -> bytes:
+        """What keeps an idle connection open."""
 
     def write(self, data: bytes) -> Coroutine[Any, Any, None]:
         """Write bytes to the client; waits while its socket is full."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from channels.consumer import AsyncConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.urls import path, re_path
 from django.urls.resolvers import URLPattern
@@ -10,7 +11,7 @@ from .ingress.bodies import BodyLimit
 from .transports.sse import SseConsumer
 
 
-class NoSuchSocket(AsyncWebsocketConsumer):  # type: ignore[misc]
+class NoSuchSocket(AsyncWebsocketConsumer):
     """Refuses a WebSocket on a path that has none."""
 
     async def connect(self) -> None:
@@ -22,9 +23,14 @@ def http_urlpatterns(django_application: Any) -> list[URLPattern]:
     """The streams, and Django for everything else."""
     bounded: Any = BodyLimit(django_application)
     return [
-        path("sse/stream", SseConsumer.as_asgi()),
+        path("sse/stream", _mounted(SseConsumer)),
         re_path(r"", bounded),
     ]
 
 
-websocket_urlpatterns = [re_path(r"", NoSuchSocket.as_asgi())]
+def _mounted(consumer: type[AsyncConsumer]) -> Any:
+    # path() is typed for views; Channels' URLRouter calls what it finds as an ASGI application.
+    return consumer.as_asgi()
+
+
+websocket_urlpatterns = [re_path(r"", _mounted(NoSuchSocket))]

@@ -52,6 +52,10 @@ class HistoryChannelLayer(BaseChannelLayer):
         """Return the newest positions of several groups, in one round trip where there is one."""
         raise NotImplementedError("group_tails() not implemented (history extension)")
 
+    async def new_channel(self, prefix: str = "specific") -> str:
+        """Return the name of a channel that only this process receives from."""
+        raise NotImplementedError("new_channel() should be implemented in a channel layer")
+
     async def receive_many(self, channel: str) -> list[Message]:
         """Wait for at least one message of a channel, then return all that are waiting."""
         raise NotImplementedError("receive_many() not implemented (history extension)")

@@ -24,7 +24,7 @@ from ..lifecycle import is_draining
 from ..models import Session
 from ..peers import Peer
 from ..sessions import session_headers
-from .frames import KEEPALIVE, encode_body, sse_frame, sse_retry
+from .frames import KEEPALIVE, Encoder, encode_body, sse_frame, sse_retry
 from .opening import Opening, open_stream
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ DEFAULT_RETRY_MS = 1000
 _cors = CorsMiddleware(lambda request: HttpResponse(status=405, headers={"Allow": "GET, OPTIONS"}))
 
 
-class SseConsumer(AsyncHttpConsumer):  # type: ignore[misc]
+class SseConsumer(AsyncHttpConsumer):
     """One event stream of one client.
 
     Everything happens outside `handle()`: while that runs, Channels hears no disconnect, and when it
@@ -52,8 +52,8 @@ class SseConsumer(AsyncHttpConsumer):  # type: ignore[misc]
     consumer needs no channel of its own. Whatever ends it, `__call__` leaves the hub.
     """
 
-    channel_layer_alias = None
-    encode = staticmethod(sse_frame)
+    # No layer goes by this name, so Channels gives the consumer no channel.
+    channel_layer_alias = ""
     keepalive = KEEPALIVE
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -68,13 +68,15 @@ class SseConsumer(AsyncHttpConsumer):  # type: ignore[misc]
             if self.peer is not None:
                 await get_hub().leave(self.peer)
 
-    async def http_request(self, message: dict[str, Any]) -> None:
+    async def http_request(self, message: Any) -> None:
         """Answer the request: open the stream, or say why not."""
         if message.get("more_body"):
             return
         request = ASGIRequest(self.scope, BytesIO())
         if request.method != "GET":
-            await self._reply(_cors(request))
+            response = _cors(request)
+            assert isinstance(response, HttpResponse), "the middleware got a synchronous view"
+            await self._reply(response)
             raise StopConsumer()
         try:
             await self._open(request)
@@ -84,7 +86,7 @@ class SseConsumer(AsyncHttpConsumer):  # type: ignore[misc]
             logger.exception("A stream could not be opened")
             await self._refuse(request, Unavailable("The stream cannot be opened right now.", retry_after=2))
 
-    async def http_disconnect(self, message: dict[str, Any]) -> None:
+    async def http_disconnect(self, message: Any) -> None:
         """The client has gone, or the response is complete."""
         raise StopConsumer()
 
@@ -118,6 +120,11 @@ class SseConsumer(AsyncHttpConsumer):  # type: ignore[misc]
     async def _reply(self, response: HttpResponse) -> None:
         response.headers["Content-Length"] = str(len(response.content))
         await self.send_response(response.status_code, response.content, headers=_headers_of(response))
+
+    @property
+    def encode(self) -> Encoder:
+        """Server-sent events."""
+        return sse_frame
 
     # --- what the peer asks of its wire ---------------------------------------------------------------
 
