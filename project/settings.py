@@ -32,6 +32,7 @@ if env.bool("BEHIND_PROXY", default=False):
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
+CSRF_FAILURE_VIEW = "relay.ingress.errors.csrf_failure"
 
 # --- applications ---------------------------------------------------------------------------------
 INSTALLED_APPS = [

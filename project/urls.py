@@ -11,3 +11,9 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("", include("relay.urls")),
 ]
+
+# The API answers in JSON also where Django itself refuses.
+handler400 = "relay.ingress.errors.bad_request"
+handler403 = "relay.ingress.errors.permission_denied"
+handler404 = "relay.ingress.errors.not_found"
+handler500 = "relay.ingress.errors.server_error"

@@ -50,6 +50,11 @@ class Lifecycle:
         # Shielded: a request that is cancelled must not stop the start for the others.
         await asyncio.shield(self._starting)
 
+    @property
+    def running_turns(self) -> int:
+        """How many turns run here; none before the start."""
+        return get_runner().running if self._hook is not None else 0
+
     async def aclose(self) -> None:
         """Stop everything that runs; the last step of a drain, and of a server that stops without one."""
         if self._stopped or self._starting is None:
@@ -153,7 +158,7 @@ def is_draining() -> bool:
 
 def stats() -> dict[str, int]:
     """Return how many streams are open and how many turns run in this process."""
-    return {"streams": sum(1 for _ in get_hub().peers()), "turns": get_runner().running}
+    return {"streams": sum(1 for _ in get_hub().peers()), "turns": _lifecycle.running_turns}
 
 
 async def lifespan(

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.decorators import method_decorator
@@ -18,7 +17,7 @@ from rest_framework.views import APIView
 from comm.conf import comm_settings
 from comm.turns.incoming import Caller
 from relay import __version__, gateway, lifecycle
-from relay.conf import relay_settings
+from relay.cookies import remember_session
 from relay.credentials import Credentials, identify, stream_id_of
 from relay.exceptions import CsrfFailed, NotFound, SessionRequired, StreamIdRequired
 from relay.models import Session
@@ -113,7 +112,7 @@ class ProfileView(Endpoint):
         session = self.resolve(create=True)
         response = Response(profile_of(session))
         if session.is_anonymous:
-            _set_session_cookie(response, session)
+            remember_session(response, session)
         return response
 
 
@@ -248,15 +247,3 @@ def _path(part: str) -> str:
     if len(part) > 100 or not part.isprintable():
         raise NotFound("There is nothing here.")
     return part
-
-
-def _set_session_cookie(response: Response, session: Session) -> None:
-    conf = relay_settings()
-    response.set_cookie(
-        conf.SESSION_COOKIE_NAME,
-        session.session_id,
-        max_age=conf.SESSION_COOKIE_DAYS * 86_400,
-        secure=settings.SESSION_COOKIE_SECURE,
-        httponly=True,
-        samesite="Lax",
-    )

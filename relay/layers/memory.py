@@ -219,7 +219,6 @@ class MemoryChannelLayer(HistoryChannelLayer):
 
     async def _let_others_run(self, group: str) -> float:
         """Yield to the loop once; return the time then. Later calls for the group queue up behind."""
-        began = self._turn_began
         self._held_back[group] += 1
         try:
             await asyncio.sleep(0)
@@ -227,9 +226,6 @@ class MemoryChannelLayer(HistoryChannelLayer):
             self._held_back[group] -= 1
             if not self._held_back[group]:
                 del self._held_back[group]
-        if self._turn_began == began:
-            # The loop of that turn may have ended before it could begin another.
-            self._sends_in_turn = 0
         return monotonic()
 
     def _begin_turn(self) -> None:

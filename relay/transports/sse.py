@@ -18,10 +18,10 @@ from comm.envelope import stamp
 from comm.history import Position
 
 from ..conf import relay_settings
+from ..cookies import remember_session
 from ..exceptions import BadRequest, Draining, RelayError, Unavailable
 from ..hub import get_hub
 from ..lifecycle import is_draining
-from ..models import Session
 from ..peers import Peer
 from ..sessions import session_headers
 from .frames import KEEPALIVE, Encoder, encode_body, sse_frame, sse_retry
@@ -102,7 +102,8 @@ class SseConsumer(AsyncHttpConsumer):
         self.peer = _peer_of(self, opening)
         tail = await get_hub().join(self.peer, opening.last_event_id)
         response = HttpResponse(headers={**STREAM_HEADERS, **session_headers(opening.session)})
-        _remember(request, response, opening.session)
+        if opening.session.is_anonymous and _session_cookie(request) != opening.session.session_id:
+            remember_session(response, opening.session)
         _cors.add_response_headers(request, response)
         await self.send_headers(headers=_headers_of(response))
         self.peer.begin(tail)
@@ -176,18 +177,8 @@ def _peer_of(wire: SseConsumer, opening: Opening) -> Peer:
     )
 
 
-def _remember(request: HttpRequest, response: HttpResponse, session: Session) -> None:
-    """Set the anonymous session's cookie where the browser does not have it yet."""
-    conf = relay_settings()
-    if session.is_anonymous and request.COOKIES.get(conf.SESSION_COOKIE_NAME) != session.session_id:
-        response.set_cookie(
-            conf.SESSION_COOKIE_NAME,
-            session.session_id,
-            max_age=conf.SESSION_COOKIE_DAYS * 86400,
-            httponly=True,
-            samesite="Lax",
-            secure=request.is_secure(),
-        )
+def _session_cookie(request: HttpRequest) -> str | None:
+    return request.COOKIES.get(relay_settings().SESSION_COOKIE_NAME)
 
 
 def _headers_of(response: HttpResponse) -> Headers:
