@@ -322,8 +322,8 @@ async def test_a_joined_log_that_gave_way_goes_on_counting(make_layer: LayerFact
 
 
 async def test_an_idle_log_that_nobody_joined_is_dropped(make_layer: LayerFactory) -> None:
-    layer = await make_layer(history_seconds=1)
-    (lost,) = await emit(layer, 1)
+    layer = await make_layer(history_seconds=1, history_total_bytes=200_000)
+    (lost,) = await emit(layer, 1, body=bytes(100_000))
     await layer.group_add(OTHER, await layer.new_channel())
     (joined,) = await emit(layer, 1, group=OTHER)
 
@@ -334,6 +334,8 @@ async def test_an_idle_log_that_nobody_joined_is_dropped(make_layer: LayerFactor
     await aeventually(dropped, what="the idle log's end")
     assert (await layer.group_tail(GROUP)).seq == 0
     assert await layer.group_tail(OTHER) == joined
+    await emit(layer, 2, body=bytes(60_000))
+    assert len(await whole_log(layer, GROUP)) == 2, "its bytes are free again"
 
 
 # --- receiving, and holes -----------------------------------------------------------------------------

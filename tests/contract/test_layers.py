@@ -124,6 +124,16 @@ async def test_a_receiver_cancelled_as_it_is_woken_leaves_the_message_to_another
     assert first.cancelled()
 
 
+async def test_a_receiver_that_is_about_to_end_is_passed_over(layer: HistoryChannelLayer) -> None:
+    channel = await layer.new_channel()
+    first = asyncio.create_task(layer.receive(channel))
+    second = asyncio.create_task(layer.receive(channel))
+    await asyncio.sleep(0)
+    first.cancel()
+    await layer.send(channel, {"type": "test.message", "n": 1})
+    assert (await asyncio.wait_for(second, 5))["n"] == 1
+
+
 async def test_a_cancelled_receiver_of_many_loses_no_message(layer: HistoryChannelLayer) -> None:
     channel = await layer.new_channel()
     receiving = asyncio.create_task(layer.receive_many(channel))
@@ -192,6 +202,17 @@ async def test_an_expired_message_makes_room_and_is_never_received(make_layer: L
     assert not await send_new()
     await aeventually(send_new, what="the old message's expiry")
     assert (await received(layer, "plain", 1))[0]["n"] == "new"
+
+
+async def test_an_expired_message_is_not_received_when_none_follows(make_layer: LayerFactory) -> None:
+    layer = await make_layer(expiry=1)
+    channel = await layer.new_channel()
+    await layer.send(channel, {"type": "test.message", "n": "old"})
+    await asyncio.sleep(1.5)  # the expiry itself
+    receiving = asyncio.create_task(layer.receive(channel))
+    await asyncio.sleep(0)
+    await layer.send(channel, {"type": "test.message", "n": "new"})
+    assert (await asyncio.wait_for(receiving, 5))["n"] == "new"
 
 
 async def test_a_message_within_its_time_survives_an_older_one_s_expiry(make_layer: LayerFactory) -> None:

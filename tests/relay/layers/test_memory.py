@@ -141,6 +141,19 @@ async def test_a_member_that_receives_stays_one_past_the_group_expiry() -> None:
         assert (await asyncio.wait_for(receiving, 5))["position"].seq == n
 
 
+async def test_what_has_expired_counts_no_more_before_any_sweep() -> None:
+    layer = MemoryChannelLayer(expiry=0.05, group_expiry=0.05, capacity=1)
+    full, member = await layer.new_channel(), await layer.new_channel()
+    await layer.send(full, MESSAGE)  # sweeps; the next sweep is a second away
+    await layer.group_add("chat.room", member)
+    await asyncio.sleep(0.1)  # the expiry itself
+    await layer.send(full, {**MESSAGE, "n": 2})
+    assert (await layer.receive(full))["n"] == 2
+    await layer.group_send("chat.room", MESSAGE)
+    await layer.send(member, {**MESSAGE, "n": 3})
+    assert (await layer.receive(member))["n"] == 3
+
+
 async def test_a_channel_that_nobody_receives_from_leaves_its_groups() -> None:
     layer = MemoryChannelLayer(expiry=0.05, capacity=1)
     dead = await layer.new_channel()
