@@ -18,6 +18,7 @@ FIGURES: dict[str, tuple[str, Callable[[list[float]], float]]] = {
     "sum": ("sum", math.fsum),
 }
 SHOWN_GROUPS = 12
+SHOWN_ROWS = 10
 
 
 def answer_table(question: Question, table: Table, where: str) -> list[str]:
@@ -36,6 +37,8 @@ def answer_table(question: Question, table: Table, where: str) -> list[str]:
         return [f"{where} has **{counted(len(table.columns), 'column')}**: {names}."]
     if not subjects and question.asks(*FIGURES):
         subjects = table.of_kind("number")[:4]
+    if not named and question.asks("range"):
+        subjects = table.of_kind("date")[:2]
     if group is not None:
         return _per_group(question, subjects, group, where + narrowed, rows)
     answers = [text for column in subjects for text in _of_column(question, column, rows, where + narrowed)]
@@ -44,7 +47,8 @@ def answer_table(question: Question, table: Table, where: str) -> list[str]:
     if question.asks("missing") and not subjects:
         return [_missing(table, where)]
     if rows is not None:
-        return [f"**{counted(len(rows), 'row')}**{narrowed} in {where}, of {table.rows:,}."]
+        found = f"**{counted(len(rows), 'row')}**{narrowed} in {where}, of {table.rows:,}."
+        return [found] if question.asks("count") else [found, _rows_shown(table, rows, named)]
     if question.asks("rows") and question.asks("count"):
         return [f"{where} has **{counted(table.rows, 'row')}**."]
     if question.asks("top", "distinct") and not named:
@@ -94,6 +98,13 @@ def _figure(name: str, column: Column, values: list[float], where: str) -> str:
     label, compute = FIGURES[name]
     of = counted(len(values), "number")
     return f"The {label} of {code(column.name)} in {where} is **{number(compute(values))}** (of {of})."
+
+
+def _rows_shown(table: Table, rows: list[int], named: Sequence[Column]) -> str:
+    """Show the first of the rows that were asked for, with the columns that were named, else with all."""
+    columns = list(named) or table.columns[:8]
+    shown = [[column.cells[row] or "" for column in columns] for row in rows[:SHOWN_ROWS]]
+    return markdown_table([column.name for column in columns], shown)
 
 
 def _extreme_row(

@@ -14,7 +14,7 @@ from .reading import Document
 from .sections import section
 from .suggestions import suggest
 from .tables import Column, Table
-from .wording import code, counted, listed, size
+from .wording import code, counted, listed, printable, size
 
 PROFILED_COLUMNS = 40
 
@@ -46,7 +46,8 @@ def compose(
         direct += answer_document(question, document)
     report.answered = bool(direct)
     parts = direct or _nothing_found(question, documents)
-    parts = [*parts, *(section(document) for document in documents)]
+    key_sentences = not question.asks("summary")
+    parts = [*parts, *(section(document, key_sentences=key_sentences) for document in documents)]
     report.answer = "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
     for document in documents:
         report.artifacts += artifacts_of(question, document, first_artifact + len(report.artifacts))
@@ -75,7 +76,7 @@ def outline(document: Document) -> str:
 def profile_of(document: Document) -> dict[str, Any]:
     """Describe a document as data, for a widget."""
     profile: dict[str, Any] = {
-        "name": document.name,
+        "name": printable(document.name),
         "format": document.format,
         "bytes": document.bytes,
         "complete": document.complete,
@@ -103,7 +104,7 @@ def profile_of(document: Document) -> dict[str, Any]:
 
 def _table_profile(path: str, table: Table) -> dict[str, Any]:
     columns = [_column_profile(column) for column in table.columns[:PROFILED_COLUMNS]]
-    return {"path": path, "rows": table.rows, "complete": table.complete, "columns": columns}
+    return {"path": printable(path), "rows": table.rows, "complete": table.complete, "columns": columns}
 
 
 def _column_profile(column: Column) -> dict[str, Any]:

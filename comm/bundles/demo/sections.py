@@ -11,8 +11,8 @@ from .wording import code, counted, duration, escaped, listed, number, shortened
 SHOWN_COLUMNS = 30
 
 
-def section(document: Document) -> str:
-    """Write the section on a document, with its heading."""
+def section(document: Document, *, key_sentences: bool = True) -> str:
+    """Write the section on a document, with its heading; its key sentences only where they are wanted."""
     name = document.name[:1].upper() + document.name[1:] if is_said(document) else document.name
     heading = f"### {escaped(name)}"
     if document.format in ("binary", "empty"):
@@ -29,7 +29,7 @@ def section(document: Document) -> str:
     for path, table in document.tables:
         parts.append(_table(path, table, document))
     if document.prose is not None:
-        parts.append(_prose(document.prose, document))
+        parts.append(_prose(document.prose, document, key_sentences))
     return "\n\n".join(parts)
 
 
@@ -84,7 +84,7 @@ def _remarks(table: Table) -> list[str]:
     """What stands out: the first number, the strongest group, the period, the gaps."""
     found = [describe_column(column) for column in table.of_kind("number")[:2]]
     numbers = table.of_kind("number")
-    groups = [column for column in table.of_kind("text") if 2 <= column.distinct <= 20 < column.count * 10]
+    groups = [column for column in table.of_kind("text") if 2 <= column.distinct <= min(20, column.count / 2)]
     if numbers and groups:
         figures = group_figures(groups[0], numbers[0], "sum")
         if len(figures) > 1 and figures[0][1] > figures[-1][1]:
@@ -117,7 +117,7 @@ def _structure(structure: Structure, document: Document) -> str:
     return text
 
 
-def _prose(profile: TextProfile, document: Document) -> str:
+def _prose(profile: TextProfile, document: Document, key_sentences: bool) -> str:
     counts = [
         counted(profile.words, "word"),
         counted(profile.sentences, "sentence"),
@@ -141,7 +141,7 @@ def _prose(profile: TextProfile, document: Document) -> str:
             f" {number(numbers.mean)}, from {number(numbers.minimum)} to {number(numbers.maximum)}."
         )
     parts += _markup(profile)
-    if profile.sentences > 6 and profile.key_sentences:
+    if key_sentences and profile.sentences > 6 and profile.key_sentences:
         lines = "\n>\n".join(f"> {escaped_line(sentence)}" for sentence in profile.key_sentences)
         parts.append(f"The sentences that carry its most frequent words:\n\n{lines}")
     return "\n\n".join(parts)
