@@ -150,7 +150,8 @@ CHANNEL_LAYERS = {
         "BACKEND": "relay.layers.memory.MemoryChannelLayer",
         # The hub's channel carries the events of every session of the process; past this they are read
         # from the log, which costs more.
-        "CONFIG": {"channel_capacity": {"hub.*": 20_000}},
+        # A long answer (some 5,000 deltas) stays within its session's log; what is older is in the archive.
+        "CONFIG": {"channel_capacity": {"hub.*": 20_000}, "history_bytes": 6 * 1024 * 1024},
     }
 }
 

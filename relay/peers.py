@@ -20,6 +20,10 @@ KEEPALIVE_TICKS = 4
 """The hub's keepalive timer ticks so often in one `KEEPALIVE_SECONDS`: idle streams wait 1 to 1.25 of it."""
 
 
+_TOLD: dict[str, Any] = {}
+"""`resume` of a peer that has been told: thousands of idle peers share it."""
+
+
 class Wire(Protocol):
     """What a transport lends its peer: how to write, how to word things, how to end."""
 
@@ -98,7 +102,7 @@ class Peer:
         tenant: str,
         project: str,
         project_events: bool = False,
-        sids: frozenset[str] = frozenset(),
+        sids: tuple[str, ...] = (),
     ) -> None:
         self._wire = wire
         self.session_id = session_id
@@ -107,10 +111,10 @@ class Peer:
         self.tenant = tenant
         self.project = project
         self.project_events = project_events
-        self.sids = sids | {stream_id}
+        self.sids = (stream_id, *sids)
         self.state = State.JOINING
         self.cursor = Position(0, 0)
-        self.resume: dict[str, Any] = {}
+        self.resume = _TOLD
         self.quiet_ticks = 0
         self._tail: Callable[[], Position] = lambda: self.cursor
         self._limit = relay_settings().PEER_QUEUE_BYTES
@@ -133,6 +137,7 @@ class Peer:
         self._tail = tail
         self._base = self.cursor
         self._push(self._wire.ready(self, self.resume, self.cursor))
+        self.resume = _TOLD
         if self.cursor >= tail():
             self.state = State.LIVE
         else:
@@ -329,8 +334,8 @@ class Peer:
     def _tell_reset(self, lost: Lost) -> None:
         logger.warning("Stream %s: history after %s is gone; it goes on at %s", self.stream_id, self.cursor, lost.restart)
         self.cursor = lost.restart
-        self.resume = reset_notice(self.cursor, self._tail())
-        self._queue.append(self._wire.ready(self, self.resume, self.cursor))
+        notice = reset_notice(self.cursor, self._tail())
+        self._queue.append(self._wire.ready(self, notice, self.cursor))
 
 
 def reset_notice(start: Position, tail: Position) -> dict[str, Any]:

@@ -52,8 +52,6 @@ class SseConsumer(AsyncHttpConsumer):
     consumer needs no channel of its own. Whatever ends it, `__call__` leaves the hub.
     """
 
-    # No layer goes by this name, so Channels gives the consumer no channel.
-    channel_layer_alias = ""
     keepalive = KEEPALIVE
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -61,9 +59,17 @@ class SseConsumer(AsyncHttpConsumer):
         self.peer: Peer | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Serve one request; a server that cancels us sends no disconnect, so the cleanup is here."""
+        """Serve one request; a server that cancels us sends no disconnect, so the cleanup is here.
+
+        Without a channel there is one source of messages, so no task is needed to wait for it.
+        """
+        self.scope = scope
+        self.base_send = send
         try:
-            await super().__call__(scope, receive, send)
+            while True:
+                await self.dispatch(await receive())
+        except StopConsumer:
+            pass
         finally:
             if self.peer is not None:
                 await get_hub().leave(self.peer)

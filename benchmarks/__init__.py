@@ -1,0 +1,1 @@
+"""Measurements of Backchannel beside its peers; see README.md in this folder."""
