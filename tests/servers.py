@@ -1,5 +1,6 @@
 """Real servers on real ports: Backchannel in a process of its own, with a database of its own."""
 
+import atexit
 import contextlib
 import functools
 import os
@@ -10,10 +11,13 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import httpx
+import psycopg
 
 from tests.waiting import eventually
 
@@ -36,13 +40,40 @@ def _manage(*arguments: str, env: dict[str, str]) -> str:
     return done.stdout
 
 
+POSTGRES_URL = os.environ.get("DATABASE_URL", "")
+"""Where the servers' databases are made when the tests run on PostgreSQL; else they are SQLite files."""
+
+
+def _on_postgres(statement: str) -> None:
+    with psycopg.connect(POSTGRES_URL, autocommit=True) as connection:
+        connection.execute(statement)
+
+
+def _beside(name: str) -> str:
+    return urlunsplit(urlsplit(POSTGRES_URL)._replace(path=f"/{name}"))
+
+
 @functools.cache
-def _template_database() -> Path:
-    """Return a migrated SQLite database with the admin account, made once per test run."""
-    folder = Path(tempfile.mkdtemp(prefix="backchannel-template-"))
-    env = {**os.environ, "DATA_DIR": str(folder), "DATABASE_URL": f"sqlite:///{folder}/template.sqlite3", **ADMIN}
+def _template_postgres() -> str:
+    """Return the name of a migrated PostgreSQL database with the admin account, made once per test run."""
+    name = f"backchannel_template_{uuid.uuid4().hex[:12]}"
+    _on_postgres(f'CREATE DATABASE "{name}"')
+    atexit.register(_on_postgres, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    _prepare(Path(tempfile.mkdtemp(prefix="backchannel-template-")), _beside(name))
+    return name
+
+
+def _prepare(folder: Path, database_url: str) -> None:
+    env = {**os.environ, "DATA_DIR": str(folder), "DATABASE_URL": database_url, **ADMIN}
     _manage("migrate", "--verbosity", "0", env=env)
     _manage("ensure_admin", env=env)
+
+
+@functools.cache
+def _template_sqlite() -> Path:
+    """Return a migrated SQLite database with the admin account, made once per test run."""
+    folder = Path(tempfile.mkdtemp(prefix="backchannel-template-"))
+    _prepare(folder, f"sqlite:///{folder}/template.sqlite3")
     with contextlib.closing(sqlite3.connect(folder / "template.sqlite3")) as database:
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return folder / "template.sqlite3"
@@ -126,8 +157,13 @@ class ServerProcess:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def _own_database(self) -> str:
+        if POSTGRES_URL.startswith("postgres"):
+            name = f"backchannel_{uuid.uuid4().hex[:12]}"
+            _on_postgres(f'CREATE DATABASE "{name}" TEMPLATE "{_template_postgres()}"')
+            atexit.register(_on_postgres, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+            return _beside(name)
         path = self.folder / "server.sqlite3"
-        shutil.copy(_template_database(), path)
+        shutil.copy(_template_sqlite(), path)
         return f"sqlite:///{path}"
 
     def _command(self) -> list[str]:
