@@ -24,6 +24,7 @@ from comm.turns.runner import TurnRunner, get_runner, set_runner
 from .conf import relay_settings
 from .history import history_layer
 from .hub import get_hub
+from .layers.base import HistoryChannelLayer
 from .logs import redact_query_tokens
 from .ownership import AlreadyServed, Ownership
 
@@ -47,8 +48,15 @@ class Lifecycle:
         """Start hub, sinks, turns and the signal hook; every caller waits for the one start."""
         if self._starting is None:
             self._starting = asyncio.create_task(self._start(), name="start serving")
-        # Shielded: a request that is cancelled must not stop the start for the others.
-        await asyncio.shield(self._starting)
+        starting = self._starting
+        try:
+            # Shielded: a request that is cancelled must not stop the start for the others.
+            await asyncio.shield(starting)
+        except Exception:
+            # A database that was away may be back for the next caller.
+            if self._starting is starting and starting.done():
+                self._starting = None
+            raise
 
     @property
     def running_turns(self) -> int:
@@ -73,14 +81,24 @@ class Lifecycle:
         layer = history_layer()
         if not layer.shared:
             await database_sync_to_async(self._ownership.take)()
+        try:
+            await self._start_parts(layer)
+        except BaseException:
+            await get_hub().aclose()
+            await sinks.aclose_sinks()
+            publisher.set_home_loop(None)
+            self._ownership.release()
+            raise
+        self._hook = SignalHook(self._begin_drain)
+        self._hook.install()
+        logger.info("Serving; channel layer %s", type(layer).__name__)
+
+    async def _start_parts(self, layer: HistoryChannelLayer) -> None:
         publisher.set_home_loop(asyncio.get_running_loop())
         await get_hub().start()
         await sinks.start_sinks()
         set_runner(TurnRunner())
         await get_runner().start(sole_owner=not layer.shared)
-        self._hook = SignalHook(self._begin_drain)
-        self._hook.install()
-        logger.info("Serving; channel layer %s", type(layer).__name__)
 
     def _begin_drain(self, pass_on: Callable[[], None]) -> None:
         if self._drain is None:
@@ -170,7 +188,10 @@ async def lifespan(
         if event["type"] == "lifespan.startup":
             try:
                 await start()
-            except AlreadyServed as error:
+            except Exception as error:
+                # Servers take an exception for an application without lifespan, and would serve.
+                if not isinstance(error, AlreadyServed):
+                    logger.exception("The server cannot start")
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
                 return
             await send({"type": "lifespan.startup.complete"})

@@ -148,3 +148,11 @@ async def test_a_second_signal_stops_at_once(start_server: StartServer) -> None:
         server.terminate()
         await asyncio.to_thread(server.wait, 25)
     assert time.monotonic() - began < 25
+
+
+async def test_a_server_without_its_tables_does_not_start_and_says_why(start_server: StartServer, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    folder = tmp_path / "unmigrated"
+    folder.mkdir()
+    server = ServerProcess(folder, database_url=f"sqlite:///{folder}/empty.sqlite3").start(wait=False)
+    assert await asyncio.to_thread(server.wait, 30) != 0
+    assert "no such table" in server.output()
