@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from channels.db import database_sync_to_async
@@ -188,7 +189,7 @@ class TurnRunner:
             await self._declare_dead(sole_owner=False)
             if self._claiming:
                 free = comm_settings().TURN_CONCURRENCY - len(self._executions)
-                for turn_id in await self._database(lambda free=free: leases.waiting_turn_ids(max(0, free))):
+                for turn_id in await self._database(partial(leases.waiting_turn_ids, max(0, free))):
                     self._note(turn_id)
             await asyncio.sleep(comm_settings().TURN_SWEEP_SECONDS)
 
@@ -199,7 +200,8 @@ class TurnRunner:
         )
         for turn in dead:
             logger.warning("Turn %s: its process has died; it is declared interrupted", turn.turn_id)
-            await declare_interrupted(turn, communicator_of(turn), self._database, lambda turn=turn: archived_answer(turn))
+            answer_of = partial(archived_answer, turn)
+            await declare_interrupted(turn, communicator_of(turn), self._database, answer_of)
 
     # --- plumbing -----------------------------------------------------------------------------------
 
