@@ -412,6 +412,8 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):
         await self.channel_layer.group_discard(session_group("chat"), self.channel_name)
 
 
+# Channels looks after database connections at each message, so it wants to be let at them.
+@pytest.mark.django_db(transaction=True)
 async def test_a_chat_consumer_of_channels_runs_on_the_layer(layer: HistoryChannelLayer) -> None:
     before = channel_layers.set("default", layer)
     try:
