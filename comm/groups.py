@@ -9,6 +9,9 @@ SESSION_PREFIX = "session."
 PROJECT_PREFIX = "project."
 """Groups of tenant/project-wide events: transient, without positions."""
 
+HUBS = "hubs"
+"""Every hub is in it: what has no place in a log reaches the peers it names through here."""
+
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,80}", re.ASCII)
 
 

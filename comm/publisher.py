@@ -14,13 +14,16 @@ from . import sinks
 from .conf import comm_settings
 from .envelope import Envelope
 from .exceptions import EnvelopeInvalid, PublishFailed
-from .groups import project_group, session_group
+from .groups import HUBS, project_group, session_group
 from .history import Position
 
 logger = logging.getLogger(__name__)
 
 MESSAGE_TYPE = "relay.envelope"
 """`type` of the channel-layer message; beside it stand `group`, `route`, `target_sid` and `body` (bytes)."""
+
+TRANSIENT_TYPE = "relay.transient"
+"""`type` of a message that is shown and not kept; its `group` or its `target_sid` names the peers."""
 
 _home_loop: asyncio.AbstractEventLoop | None = None
 
@@ -57,20 +60,48 @@ async def publish_project(envelope: Envelope, *, body: bytes | None = None) -> N
     await _send_at_home(group, envelope, body or envelope.encode(), None)
 
 
+async def show(envelope: Envelope, *, session_id: str | None = None, stream_id: str | None = None) -> None:
+    """Show an envelope to the open streams of a session, or to those of one stream id; keep it nowhere.
+
+    It gets no position and no sink sees it: replays travel so, beside what really happens.
+    """
+    if (session_id is None) == (stream_id is None):
+        raise ValueError("show() takes a session_id or a stream_id")
+    message = {
+        "type": TRANSIENT_TYPE,
+        "group": None if session_id is None else session_group(session_id),
+        "route": envelope.socket_event,
+        "target_sid": stream_id,
+        "body": envelope.encode(),
+    }
+    await _at_home(_group_send(HUBS, message, envelope))
+
+
 async def _send_at_home(
     group: str, envelope: Envelope, body: bytes, target_sid: str | None
 ) -> Position | None:
-    """Send on the loop that owns the layer, wherever the caller runs."""
+    return await _at_home(_send(group, envelope, body, target_sid))
+
+
+async def _at_home(sending: Coroutine[Any, Any, Position | None]) -> Position | None:
+    """Run a send on the loop that owns the layer, wherever the caller runs."""
     loop = _home_loop
     if loop is None or loop is asyncio.get_running_loop():
-        return await _send(group, envelope, body, target_sid)
-    sending = asyncio.run_coroutine_threadsafe(_send(group, envelope, body, target_sid), loop)
-    return await asyncio.wrap_future(sending)
+        return await sending
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(sending, loop))
 
 
 async def _send(group: str, envelope: Envelope, body: bytes, target_sid: str | None) -> Position | None:
     route = envelope.socket_event
     message = {"type": MESSAGE_TYPE, "group": group, "route": route, "target_sid": target_sid, "body": body}
+    position = await _group_send(group, message, envelope)
+    sinks.offer(
+        sinks.Published(envelope, body, route, position, envelope.conversation.session_id, target_sid)
+    )
+    return position
+
+
+async def _group_send(group: str, message: dict[str, Any], envelope: Envelope) -> Position | None:
     layer: Any = get_channel_layer()
     if layer is None:
         raise PublishFailed("no channel layer is configured")
@@ -78,9 +109,6 @@ async def _send(group: str, envelope: Envelope, body: bytes, target_sid: str | N
         position: Position | None = await layer.group_send(group, message)
     except OSError as error:
         raise PublishFailed(f"the channel layer did not take {envelope.type}: {error}") from error
-    sinks.offer(
-        sinks.Published(envelope, body, route, position, envelope.conversation.session_id, target_sid)
-    )
     return position
 
 

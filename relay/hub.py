@@ -4,8 +4,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 
-from comm.groups import project_group, session_group
+from comm.groups import HUBS, project_group, session_group
 from comm.history import Position
+from comm.publisher import TRANSIENT_TYPE
 
 from .conf import relay_settings
 from .history import Lost, history_layer, read_after
@@ -59,6 +60,7 @@ class Hub:
         """Take a process channel and listen to it."""
         self._layer = history_layer()
         self.channel = await self._layer.new_channel("hub")
+        await self._layer.group_add(HUBS, self.channel)
         for job in (self._listen, self._check_tails, self._keep_alive):
             self._tasks.append(asyncio.create_task(self._keep_running(job), name=f"hub {job.__name__}"))
 
@@ -68,6 +70,8 @@ class Hub:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        if self.channel:
+            await self._layer.group_discard(HUBS, self.channel)
         for peer in list(self.peers()):
             await self.leave(peer)
 
@@ -173,6 +177,8 @@ class Hub:
 
     def _take(self, message: Message) -> int:
         """Deliver a message if it is the next of its group; return the bytes handed to peers."""
+        if message["type"] == TRANSIENT_TYPE and message["group"] is None:
+            return self._show(Frame.of(message, None))
         room = self._rooms.get(message["group"])
         if room is None:
             return 0
@@ -189,6 +195,10 @@ class Hub:
         room.seen = max(room.seen, position)
         self._fill_if_behind(room)
         return 0
+
+    def _show(self, frame: Frame) -> int:
+        """Offer what is kept nowhere to the streams that it names, whatever their session."""
+        return sum(peer.offer(frame) for peer in self._joined if frame.target_sid in peer.sids)
 
     def _deliver(self, room: Room, frame: Frame) -> int:
         handed = 0

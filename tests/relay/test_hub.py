@@ -5,9 +5,10 @@ import random
 
 import pytest
 
+from comm.envelope import ConversationContext, Envelope, Event, ServiceContext, stamp
 from comm.groups import project_group, session_group
 from comm.history import Position
-from comm.publisher import MESSAGE_TYPE
+from comm.publisher import MESSAGE_TYPE, show
 from relay.peers import State
 from relay.registry import find_streams
 from tests.relay.conftest import House, TestWire
@@ -303,3 +304,27 @@ async def test_whatever_the_socket_does_no_event_is_lost_doubled_or_misplaced(ho
     await aeventually(lambda: wire.events[-1].data.get("delta", {}).get("text", "").endswith("<end>"))
     assert "".join(e.data["delta"]["text"] for e in wire.events if e.event == "chat_delta") == "".join(meant) + "<end>"
     assert wire.seqs() == sorted(set(wire.seqs()))
+
+
+def shown(text: str) -> Envelope:
+    timestamp, ts = stamp()
+    return Envelope(
+        type="chat.step", timestamp=timestamp, ts=ts, service=ServiceContext(),
+        conversation=ConversationContext("of-another-time"), event=Event(title=text),
+    )  # fmt: skip
+
+
+async def test_what_is_shown_to_a_stream_reaches_it_alone_and_is_kept_nowhere(house: House) -> None:
+    one, one_wire = await house.connect()
+    _, other_wire = await house.connect()
+    await show(shown("for one"), stream_id=one.stream_id)
+    await show(shown("for both"), session_id=house.session_id)
+    await house.publish("real")
+    await aeventually(lambda: one_wire.seqs() == other_wire.seqs() == [1])
+
+    def titles(wire: TestWire) -> list[str]:
+        return [e.data["event"]["title"] for e in wire.events if e.event == "chat_step"]
+
+    assert titles(one_wire) == ["for one", "for both"]
+    assert titles(other_wire) == ["for both"]
+    assert all(e.id is None for e in one_wire.events if e.event == "chat_step")
