@@ -8,3 +8,7 @@ class RecorderConfig(AppConfig):
 
     name = "recorder"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Register the system checks."""
+        from . import checks  # noqa: F401

@@ -46,6 +46,7 @@ class RecordedEnvelope(models.Model):
             models.Index(fields=["conversation_id", "epoch", "seq"], name="recorded_by_conversation"),
             models.Index(fields=["tenant", "project", "-timestamp"], name="recorded_by_scope"),
             models.Index(fields=["type", "-timestamp"], name="recorded_by_type"),
+            models.Index(fields=["user", "-timestamp"], name="recorded_by_user"),
         ]
 
     def __str__(self) -> str:
@@ -62,14 +63,31 @@ class RecordedEnvelope(models.Model):
         value: dict[str, Any] = msgspec.json.decode(self.data)
         return value
 
+    @property
+    def excerpt(self) -> str:
+        """What the envelope says, in at most 120 characters."""
+        envelope = self.envelope
+        data = envelope.get("data", {})
+        said = [envelope.get("text"), envelope["event"].get("title"), data.get("message"), data.get("error")]
+        said += [data.get("state"), envelope["event"].get("markdown"), envelope["event"].get("step")]
+        text = next((text for text in said if isinstance(text, str) and text), "")
+        return text if len(text) <= 120 else text[:119] + "…"
+
     def relay_message(self) -> dict[str, Any]:
         """The relay message around the envelope, with its position."""
+        return self._relay_message(self.envelope)
+
+    def relay_line(self) -> str:
+        """The relay message as one line of JSON, with the envelope's own JSON to the byte."""
+        return msgspec.json.encode(self._relay_message(msgspec.Raw(self.data.encode()))).decode()
+
+    def _relay_message(self, data: Any) -> dict[str, Any]:
         return {
             "id": None if self.position is None else str(self.position),
             "target_sid": self.target_sid or None,
             "session_id": self.session_id,
             "event": self.event,
-            "data": self.envelope,
+            "data": data,
             "timestamp": self.timestamp.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         }
 

@@ -1,22 +1,23 @@
 """The sink that records: a bounded buffer on the loop, batches of rows on a database thread of its own."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
-import msgspec
-from channels.db import database_sync_to_async
-from django.db import DatabaseError
+from django.db import Error, connections
 
 from comm.sinks import Published, Sink
 
 from .conf import recorder_settings
-from .models import RecordedEnvelope, RecordedGap, RecorderRun
+from .gaps import Gaps
+from .models import RecorderRun
+from .rows import write_rows
 
 logger = logging.getLogger(__name__)
 
@@ -32,24 +33,28 @@ async def flush_running() -> None:
 class RecorderSink(Sink):
     """Keeps every published envelope as a row.
 
-    `accept` only appends. A task writes what has come in, at least every `FLUSH_SECONDS`; while the database
-    does not answer it tries again with a growing pause. Past the buffer's bounds the newest envelopes are not
-    recorded, and a RecordedGap names them. `aclose` writes everything and marks the run as clean.
+    `accept` only appends. One task writes what has come in, at least every `FLUSH_SECONDS`; while the
+    database does not answer it tries again with a growing pause. Past the buffer's bounds the newest
+    envelopes are not recorded, and a RecordedGap names them; the same goes for a row that the database will
+    never take. `aclose` writes everything and marks the run as clean.
     """
 
     def __init__(self) -> None:
+        self.dropped = 0
         self._buffer: deque[Published] = deque()
         self._bytes = 0
-        self._gaps: dict[str, _Gap] = {}
-        self._work = asyncio.Event()
-        self._writing = asyncio.Lock()
+        self._gaps = Gaps()
+        self._dropping = False
+        self._wake = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._closing = False
+        self._flushes: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
         self._run: RecorderRun | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recorder")
-        self.dropped = 0
 
     async def start(self) -> None:
-        """Note the run and begin to write."""
+        """Note the run and begin to write; django.db.Error when there is no database to write to."""
         started_ms = time.time_ns() // 1_000_000
         self._run = await self._in_thread(lambda: RecorderRun.objects.create(started_ms=started_ms))
         self._task = asyncio.create_task(self._keep_writing(), name="recorder")
@@ -58,138 +63,148 @@ class RecorderSink(Sink):
     def accept(self, published: Published) -> None:
         """Take one envelope; never waits."""
         conf = recorder_settings()
-        if len(self._buffer) >= conf.BUFFER_EVENTS or self._bytes + len(published.body) > conf.BUFFER_BYTES:
-            self._note_gap(published)
+        size = len(published.body)
+        if len(self._buffer) >= conf.BUFFER_EVENTS or self._bytes + size > conf.BUFFER_BYTES:
+            self._drop(published)
             return
+        if self._gaps:
+            self._gaps.end(published.session_id)
         self._buffer.append(published)
-        self._bytes += len(published.body)
-        if len(self._buffer) == 1 or len(self._buffer) == conf.BATCH_ROWS:
-            self._work.set()
+        self._bytes += size
+        self._wake.set()
+        if len(self._buffer) == conf.BATCH_ROWS:
+            self._hurry.set()
 
     async def flush(self) -> None:
-        """Write what was accepted before this call; DatabaseError when the database does not take it."""
-        async with self._writing:
-            target = len(self._buffer)
-            while target > 0 and self._buffer:
-                target -= await self._write_batch()
+        """Write what was accepted before this call. Errors: django.db.Error, when the database is away."""
+        if self._task is None or self._task.done():
+            return
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._flushes.append(written)
+        self._wake.set()
+        self._hurry.set()
+        await written
 
     async def aclose(self) -> None:
-        """Write everything, mark the run as clean, and stop."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
-        if self in _running:
-            _running.remove(self)
+        """Write everything, mark the run as clean, and stop; gives up after `CLOSE_SECONDS`."""
+        if self._task is None:
+            return
+        self._closing = True
+        self._wake.set()
+        self._hurry.set()
         try:
-            await asyncio.wait_for(self._finish(), recorder_settings().CLOSE_SECONDS)
-        except (TimeoutError, DatabaseError):
-            logger.exception("%d envelopes could not be recorded before the end", len(self._buffer))
+            async with asyncio.timeout(recorder_settings().CLOSE_SECONDS):
+                await self._task
+                await self._in_thread(self._end_run)
+        except (TimeoutError, Error):
+            logger.exception("The recording ended with %d envelopes not written", len(self._buffer))
         finally:
+            self._task = None
+            _running.remove(self)
+            self._thread.submit(connections.close_all)
             self._thread.shutdown(wait=False)
-
-    async def _finish(self) -> None:
-        await self.flush()
-        if self._run is not None:
-            run, ended_ms = self._run, time.time_ns() // 1_000_000
-            await self._in_thread(
-                lambda: RecorderRun.objects.filter(pk=run.pk).update(ended_ms=ended_ms, clean=True)
-            )
 
     # --- writing ------------------------------------------------------------------------------------
 
     async def _keep_writing(self) -> None:
-        pause = conf_pause = recorder_settings().RETRY_SECONDS
-        while True:
-            await self._work.wait()
-            self._work.clear()
-            if len(self._buffer) < recorder_settings().BATCH_ROWS:
-                await asyncio.sleep(recorder_settings().FLUSH_SECONDS)
-            try:
-                await self.flush()
-                pause = conf_pause
-            except Exception:
-                # The rows stay in the buffer; a database that is away must not end the recording.
-                logger.exception("Recording failed; trying again in %s s", pause)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, recorder_settings().RETRY_SECONDS_MAX)
-            if self._buffer:
-                self._work.set()
+        retry_seconds = recorder_settings().RETRY_SECONDS
+        try:
+            while self._buffer or self._gaps or not self._closing:
+                await self._wake.wait()
+                await self._wait_unless_hurried(recorder_settings().FLUSH_SECONDS)
+                try:
+                    await self._write_round()
+                    retry_seconds = recorder_settings().RETRY_SECONDS
+                except Exception:
+                    # The rows stay in the buffer; a database that is away must not end the recording.
+                    logger.exception("Recording failed; trying again in %s s", retry_seconds)
+                    await self._wait_unless_hurried(retry_seconds)
+                    retry_seconds = min(retry_seconds * 2, recorder_settings().RETRY_SECONDS_MAX)
+        finally:
+            for written in self._flushes:
+                written.cancel()
 
-    async def _write_batch(self) -> int:
+    async def _wait_unless_hurried(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), seconds)
+
+    async def _write_round(self) -> None:
+        """Write what is there now, and tell those who wait for it; what comes meanwhile has its own round."""
+        self._wake.clear()
+        self._hurry.clear()
+        asked = len(self._flushes)
+        rows = len(self._buffer)
+        try:
+            if rows or self._gaps:
+                rows -= await self._write_batch(rows)
+            while rows > 0:
+                rows -= await self._write_batch(rows)
+        except Exception as error:
+            self._wake.set()
+            self._answer_flushes(asked, error)
+            raise
+        self._answer_flushes(asked, None)
+        self._prepare_next_round()
+
+    def _prepare_next_round(self) -> None:
+        if self._buffer or self._gaps:
+            self._wake.set()
+        elif self._dropping:
+            self._dropping = False
+            logger.warning("Recording everything again; %d envelopes so far are not recorded", self.dropped)
+        if self._flushes or self._closing or len(self._buffer) >= recorder_settings().BATCH_ROWS:
+            self._wake.set()
+            self._hurry.set()
+
+    def _answer_flushes(self, asked: int, error: Exception | None) -> None:
+        answered, self._flushes = self._flushes[:asked], self._flushes[asked:]
+        for written in answered:
+            if written.done():
+                continue
+            if error is None:
+                written.set_result(None)
+            else:
+                written.set_exception(error)
+
+    async def _write_batch(self, rows: int) -> int:
         """Write the oldest rows in one transaction; they leave the buffer once they are committed."""
-        batch = [self._buffer[i] for i in range(min(len(self._buffer), recorder_settings().BATCH_ROWS))]
-        gaps = list(self._gaps.values())
-        await self._in_thread(lambda: _insert(batch, gaps))
+        batch = list(islice(self._buffer, min(rows, recorder_settings().BATCH_ROWS)))
+        gaps = self._gaps.take()
+        try:
+            refused = await self._in_thread(lambda: write_rows(batch, gaps))
+        except BaseException:
+            self._gaps.give_back(gaps)
+            raise
         for published in batch:
             self._buffer.popleft()
             self._bytes -= len(published.body)
-        for gap in gaps:
-            if self._gaps.get(gap.session_id) is gap:
-                del self._gaps[gap.session_id]
+        if refused:
+            self.dropped += len(refused)
+            logger.error("The database refused %d rows, first a %s", len(refused), refused[0].envelope.type)
         return len(batch)
 
+    def _end_run(self) -> None:
+        assert self._run is not None, "start() came before"
+        self._run.ended_ms = time.time_ns() // 1_000_000
+        self._run.clean = True
+        self._run.save(update_fields=["ended_ms", "clean"])
+
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
-        return await database_sync_to_async(work, thread_sensitive=False, executor=self._thread)()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, _on_own_connection, work)
 
-    def _note_gap(self, published: Published) -> None:
+    def _drop(self, published: Published) -> None:
+        if not self._dropping:
+            self._dropping = True
+            logger.error("The recorder's buffer is full: envelopes are delivered but not recorded")
         self.dropped += 1
-        gap = self._gaps.get(published.session_id)
-        if gap is None:
-            if not self._gaps:
-                logger.error("The recorder's buffer is full: envelopes are delivered but not recorded")
-            self._gaps[published.session_id] = _Gap(published)
-        else:
-            gap.extend(published)
+        self._gaps.note(published)
+        self._wake.set()
 
 
-class _Gap:
-    """The envelopes of one session that found the buffer full."""
-
-    def __init__(self, published: Published) -> None:
-        self.session_id = published.session_id
-        self.first = self.last = published.position
-        self.events = 1
-
-    def extend(self, published: Published) -> None:
-        self.last = published.position
-        self.events += 1
-
-
-def _insert(batch: list[Published], gaps: list[_Gap]) -> None:
-    RecordedEnvelope.objects.bulk_create([_row(published) for published in batch], ignore_conflicts=True)
-    RecordedGap.objects.bulk_create(
-        [
-            RecordedGap(
-                session_id=gap.session_id,
-                first=str(gap.first or ""),
-                last=str(gap.last or ""),
-                events=gap.events,
-                reason="the recorder's buffer was full",
-            )
-            for gap in gaps
-        ]
-    )
-
-
-def _row(published: Published) -> RecordedEnvelope:
-    envelope, position = published.envelope, published.position
-    delta = envelope.delta
-    return RecordedEnvelope(
-        session_id=published.session_id,
-        epoch=None if position is None else position.epoch,
-        seq=None if position is None else position.seq,
-        event=published.route,
-        timestamp=datetime.fromtimestamp(envelope.ts / 1000, UTC),
-        target_sid=published.target_sid or "",
-        data=published.body.decode(),
-        tenant=envelope.service.tenant[:100],
-        project=envelope.service.project[:100],
-        user=envelope.service.user[:150],
-        conversation_id=envelope.conversation.conversation_id[:100],
-        turn_id=envelope.conversation.turn_id[:64],
-        type=envelope.type[:100],
-        route=published.route,
-        agent=envelope.event.agent[:100],
-        marker="" if isinstance(delta, msgspec.UnsetType) else delta.marker[:100],
-    )
+def _on_own_connection(work: Callable[[], Any]) -> Any:
+    """Run on this thread's connection, which stays open from batch to batch; an error ends it."""
+    try:
+        return work()
+    except Error:
+        connections.close_all()
+        raise
