@@ -7,10 +7,9 @@ Each refusal is a RelayError that carries what every transport tells: status, re
 import logging
 import math
 import time
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from datetime import UTC, datetime, tzinfo
 from functools import cache
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from django.core.signals import setting_changed
 from django.db import DatabaseError
@@ -24,6 +23,7 @@ from comm.exceptions import ConversationForbidden as ConversationOfAnother
 from comm.models import Turn
 from comm.turns.acceptance import accept
 from comm.turns.incoming import Acknowledgement, Caller, IncomingMessage
+from comm.zones import user_zone
 
 from . import lifecycle
 from .breaker import Breaker
@@ -139,15 +139,7 @@ def _spend(caller: Caller) -> list[Notice]:
 
 def zone_of(caller: Caller) -> tzinfo:
     """The user's time zone: by name, else by offset, else UTC."""
-    if caller.timezone:
-        try:
-            return ZoneInfo(caller.timezone)
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            # A name that nobody knows is as good as none: clients send what their platform calls it.
-            logger.debug("Unknown time zone of session %s", caller.session_id)
-    if caller.utc_offset_min is not None:
-        return timezone(timedelta(minutes=caller.utc_offset_min))
-    return UTC
+    return user_zone(caller.timezone, caller.utc_offset_min)
 
 
 def _rate_data(rate: RateLimitItem, reset_time: float, remaining: int, caller: Caller) -> dict[str, Any]:

@@ -3,14 +3,14 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from datetime import datetime, tzinfo
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from django.core.files.storage import storages
 
 from comm.communicator import ChatCommunicator
 from comm.conf import comm_settings
+from comm.zones import user_zone
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +73,7 @@ class TurnScope:
 
     def zone(self) -> tzinfo:
         """The user's time zone: the named one, else the offset, else UTC."""
-        if self.timezone:
-            try:
-                return ZoneInfo(self.timezone)
-            except (ValueError, OSError):
-                # Not a zone's name: the offset may still be right.
-                pass
-        if self.utc_offset_min is not None and abs(self.utc_offset_min) < 24 * 60:
-            return timezone(timedelta(minutes=self.utc_offset_min))
-        return UTC
+        return user_zone(self.timezone, self.utc_offset_min)
 
 
 Absorb = Callable[[], Awaitable[TurnMessage | None]]
