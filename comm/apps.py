@@ -12,3 +12,4 @@ class CommConfig(AppConfig):
     def ready(self) -> None:
         """Register the system checks."""
         from . import checks  # noqa: F401
+        from .bundles.llm import checks as llm_checks  # noqa: F401

@@ -157,11 +157,31 @@ CHANNEL_LAYERS = {
 
 DEFAULT_TENANT = env.str("DEFAULT_TENANT", default="default")
 DEFAULT_PROJECT = env.str("DEFAULT_PROJECT", default="default")
+LLM: dict[str, object] = {
+    "BASE_URL": env.str("LLM_BASE_URL", default=""),
+    "API_KEY": env.str("LLM_API_KEY", default=""),
+    "MODEL": env.str("LLM_MODEL", default=""),
+    "SYSTEM_PROMPT": env.str("LLM_SYSTEM_PROMPT", default=""),
+    "PRICE_INPUT_PER_MILLION": env.float("LLM_PRICE_INPUT_PER_MILLION", default=0.0),
+    "PRICE_OUTPUT_PER_MILLION": env.float("LLM_PRICE_OUTPUT_PER_MILLION", default=0.0),
+    "TIMEOUT_SECONDS": env.float("LLM_TIMEOUT_SECONDS", default=120.0),
+    "HISTORY_TOKENS": env.int("LLM_HISTORY_TOKENS", default=6000),
+    "ATTACHMENT_TOKENS": env.int("LLM_ATTACHMENT_TOKENS", default=6000),
+    "IMAGES": env.bool("LLM_IMAGES", default=True),
+    "TOOLS": env.list("LLM_TOOLS", default=["comm.bundles.llm.toolkit"]),
+    "SUGGESTIONS": env.bool("LLM_SUGGESTIONS", default=True),
+}
+# With a model server named, it answers; without, its SDK is not even imported.
+HAS_LLM = bool(LLM["BASE_URL"] and LLM["MODEL"])
 COMM = {
     "DEFAULT_TENANT": DEFAULT_TENANT,
     "DEFAULT_PROJECT": DEFAULT_PROJECT,
-    "DEFAULT_BUNDLE": env.str("DEFAULT_BUNDLE", default="demo"),
-    "BUNDLES": {"demo": "comm.bundles.demo.DemoBundle", **env.dict("BUNDLES", default={})},
+    "DEFAULT_BUNDLE": env.str("DEFAULT_BUNDLE", default="llm" if HAS_LLM else "demo"),
+    "BUNDLES": {
+        "demo": "comm.bundles.demo.DemoBundle",
+        **({"llm": "comm.bundles.llm.bundle.LlmBundle"} if HAS_LLM else {}),
+        **env.dict("BUNDLES", default={}),
+    },
     "EVENT_FILTERS": env.list("EVENT_FILTERS", default=[]),
     "FIREWALL": env.json("FIREWALL", default={}),
     "SINKS": env.list("SINKS", default=["recorder.sink.RecorderSink"]),

@@ -18,6 +18,7 @@ from typing import Any
 from channels.db import database_sync_to_async
 
 from comm import publisher, sinks
+from comm.bundles.registry import aclose_bundles
 from comm.conf import comm_settings
 from comm.turns.runner import TurnRunner, get_runner, set_runner
 
@@ -70,6 +71,7 @@ class Lifecycle:
         self._stopped = True
         self.draining = True
         await get_runner().aclose()
+        await aclose_bundles()
         await get_hub().aclose()
         await sinks.aclose_sinks()
         await history_layer().aclose()

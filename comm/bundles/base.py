@@ -25,3 +25,6 @@ class Bundle:
     async def run(self, turn: TurnContext) -> None:
         """Answer one turn."""
         raise NotImplementedError("a bundle must have a run(turn) method")
+
+    async def aclose(self) -> None:
+        """Close what the bundle holds beyond a turn (clients, connections); the process stops."""

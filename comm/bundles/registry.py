@@ -1,5 +1,6 @@
 """Which bundles there are: `COMM["BUNDLES"]`, id → dotted path."""
 
+import logging
 from functools import cache
 from typing import Any
 
@@ -11,6 +12,10 @@ from comm.conf import comm_settings
 from comm.exceptions import BundleUnknown
 
 from .base import Bundle
+
+logger = logging.getLogger(__name__)
+
+_made: list[Bundle] = []
 
 
 def bundle_ids() -> list[str]:
@@ -34,7 +39,20 @@ def get_bundle(bundle_id: str = "") -> Bundle:
     bundle = found if isinstance(found, Bundle) else found()
     if not isinstance(bundle, Bundle):
         raise TypeError(f"COMM['BUNDLES'][{bundle_id!r}] must lead to a Bundle, not {type(bundle).__name__}")
+    _made.append(bundle)
     return bundle
+
+
+async def aclose_bundles() -> None:
+    """Close the bundles that this process has used; the next `get_bundle` makes new ones."""
+    made, _made[:] = list(_made), []
+    get_bundle.cache_clear()
+    for bundle in made:
+        try:
+            await bundle.aclose()
+        except Exception:
+            # The process stops: the other bundles have something to close too.
+            logger.exception("Bundle %s could not be closed", type(bundle).__name__)
 
 
 @receiver(setting_changed)
