@@ -1,0 +1,208 @@
+"""The recordings in the admin, to look at: nothing here is added, changed or deleted."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.db.models.expressions import Combinable
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+
+from comm.models import Turn
+
+from .browsing import LISTED_ROWS, BoundedPaginator, BrowsedQuerySet
+from .filters import (
+    ConversationFilter,
+    MarkerFilter,
+    RouteFilter,
+    SessionFilter,
+    TenantFilter,
+    TurnFilter,
+    TypeFilter,
+    UserFilter,
+    shortened,
+)
+from .models import RecordedEnvelope, RecordedGap, RecorderRun
+
+
+class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Shows rows that are evidence: who may view them may do no more."""
+
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
+    paginator = BoundedPaginator
+    actions = None
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Rows are written by the recorder."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """A recording is what was."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """A missing row would be taken for a lost one."""
+        return False
+
+
+@admin.register(RecordedEnvelope)
+class RecordedEnvelopeAdmin(ReadOnlyAdmin):
+    """What was delivered, event by event.
+
+    Session ids are shown in part: who holds the id of an anonymous session holds the session. Everything that
+    the list asks is answered by an index, or by the first LISTED_ROWS rows that fit.
+    """
+
+    listed_rows = LISTED_ROWS
+    list_display = (
+        "time", "type", "marker", "excerpt", "agent", "turn", "conversation", "session", "route",
+    )  # fmt: skip
+    list_display_links = ("time",)
+    list_filter = (
+        TurnFilter, ConversationFilter, SessionFilter, "timestamp", RouteFilter, TypeFilter, MarkerFilter,
+        TenantFilter, UserFilter,
+    )  # fmt: skip
+    search_fields = (
+        "turn_id__exact", "conversation_id__exact", "session_id__exact", "user__exact", "type__exact",
+    )  # fmt: skip
+    search_help_text = "A whole turn id, conversation id, session id, user or type"
+    date_hierarchy = "timestamp"
+    sortable_by = ("time",)
+    fields = (
+        ("time", "position"), ("type", "route"), ("agent", "marker"), ("tenant", "project"),
+        ("user", "session"), "turn_and_its_row", "whole_conversation", "delivered_to", "envelope",
+    )  # fmt: skip
+    readonly_fields = (
+        "time", "position", "type", "route", "agent", "marker", "tenant", "project", "user", "session",
+        "turn_and_its_row", "whole_conversation", "delivered_to", "envelope",
+    )  # fmt: skip
+
+    class Media:
+        css = {"all": ["recorder/admin.css"]}
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[RecordedEnvelope]:
+        """All rows, with a date hierarchy that does not read them all."""
+        return BrowsedQuerySet(RecordedEnvelope)
+
+    def get_ordering(self, request: HttpRequest) -> list[str | Combinable]:
+        """Newest first; within a turn, a conversation or a session as clients saw it."""
+        linked = (TurnFilter, ConversationFilter, SessionFilter)
+        if any(request.GET.get(linking.parameter_name) for linking in linked):
+            return ["epoch", "seq", "id"]
+        return ["-timestamp", "-id"]
+
+    @admin.display(description="time (UTC)", ordering="timestamp")
+    def time(self, row: RecordedEnvelope) -> str:
+        """When it was emitted, to the millisecond."""
+        return _readable(row.timestamp)
+
+    @admin.display(description="conversation")
+    def conversation(self, row: RecordedEnvelope) -> str:
+        """A link to all events of the conversation."""
+        return _events(shortened(row.conversation_id), conversation_id=row.conversation_id)
+
+    @admin.display(description="conversation")
+    def whole_conversation(self, row: RecordedEnvelope) -> str:
+        """The same link, with the whole id."""
+        return _events(row.conversation_id, conversation_id=row.conversation_id)
+
+    @admin.display(description="turn")
+    def turn(self, row: RecordedEnvelope) -> str:
+        """A link to all events of the turn."""
+        return _events(row.turn_id, turn_id=row.turn_id)
+
+    @admin.display(description="turn")
+    def turn_and_its_row(self, row: RecordedEnvelope) -> str:
+        """A link to all events of the turn, and one to the turn itself where there is one."""
+        events = self.turn(row)
+        turn = Turn.objects.filter(turn_id=row.turn_id).first() if row.turn_id else None
+        if turn is None or not self.admin_site.is_registered(Turn):
+            return events
+        url = reverse(f"{self.admin_site.name}:comm_turn_change", args=[turn.pk])
+        return format_html('{} · <a href="{}">the turn itself ({})</a>', events, url, turn.status)
+
+    @admin.display(description="session")
+    def session(self, row: RecordedEnvelope) -> str:
+        """A link to all events of the session."""
+        return _events(shortened(row.session_id), session_of=row.pk)
+
+    @admin.display(description="text")
+    def excerpt(self, row: RecordedEnvelope) -> str:
+        """What the envelope says, in a line."""
+        return row.excerpt
+
+    @admin.display(description="position")
+    def position(self, row: RecordedEnvelope) -> str:
+        """Where it stands in its session's log."""
+        return "none: sent to the project" if row.position is None else str(row.position)
+
+    @admin.display(description="delivered to")
+    def delivered_to(self, row: RecordedEnvelope) -> str:
+        """One peer, the session, or the project."""
+        if row.position is None:
+            return "the streams of the project that asked for such events"
+        return f"the peer {row.target_sid}" if row.target_sid else "the session"
+
+    @admin.display(description="envelope")
+    def envelope(self, row: RecordedEnvelope) -> str:
+        """The envelope's JSON, indented."""
+        text = json.dumps(row.envelope, indent=2, ensure_ascii=False)
+        return format_html('<pre class="recorded-envelope">{}</pre>', _without_session(text, row.session_id))
+
+
+@admin.register(RecordedGap)
+class RecordedGapAdmin(ReadOnlyAdmin):
+    """What is known to be missing."""
+
+    list_display = ("noted_at", "session", "first", "last", "events", "reason")
+    list_filter = ("noted_at",)
+    search_fields = ("session_id__exact",)
+    ordering = ("-noted_at", "-id")
+    sortable_by = ()
+    fields = readonly_fields = list_display
+
+    @admin.display(description="session")
+    def session(self, gap: RecordedGap) -> str:
+        """The session's id, in part."""
+        return shortened(gap.session_id)
+
+
+@admin.register(RecorderRun)
+class RecorderRunAdmin(ReadOnlyAdmin):
+    """The lives of recording processes: one that did not end cleanly may have lost its last rows."""
+
+    list_display = ("started", "ended", "clean")
+    ordering = ("-started_ms", "-id")
+    sortable_by = ()
+    fields = readonly_fields = list_display
+
+    @admin.display(description="started (UTC)")
+    def started(self, run: RecorderRun) -> str:
+        """When it began."""
+        return _readable(datetime.fromtimestamp(run.started_ms / 1000, UTC))
+
+    @admin.display(description="ended (UTC)")
+    def ended(self, run: RecorderRun) -> str:
+        """When it had written everything."""
+        return "" if run.ended_ms is None else _readable(datetime.fromtimestamp(run.ended_ms / 1000, UTC))
+
+
+def _readable(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(sep=" ", timespec="milliseconds").removesuffix("+00:00")
+
+
+def _events(label: str, **chosen: Any) -> str:
+    """A link to the list of the events that a filter chooses."""
+    if not label:
+        return ""
+    url = reverse("admin:recorder_recordedenvelope_changelist", query=chosen)
+    return format_html('<a href="{}">{}</a>', url, label)
+
+
+def _without_session(text: str, session_id: str) -> str:
+    # A short id is no secret, and may well be a word of the text.
+    return text if shortened(session_id) == session_id else text.replace(session_id, shortened(session_id))
