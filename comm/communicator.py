@@ -126,6 +126,11 @@ class ChatCommunicator:
         return self._progress.ended
 
     @property
+    def error_data(self) -> dict[str, Any] | None:
+        """The data of the error that ended the turn."""
+        return self._progress.error
+
+    @property
     def steps(self) -> list[StepState]:
         """The last word on each step, in the order of their first."""
         return list(self._progress.steps.values())

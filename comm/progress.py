@@ -11,6 +11,8 @@ logger = logging.getLogger(__name__)
 
 KEPT_STEPS = 1000
 """Distinct steps that are remembered; a client's list of steps is unreadable long before."""
+KEPT_NOTE_CHARACTERS = 500
+"""Of a step's markdown: a line or two beside its title."""
 
 Ended = Literal["complete", "error"]
 ENDS: dict[str, Ended] = {"chat.complete": "complete", "chat.error": "error"}
@@ -23,6 +25,7 @@ class StepState(TypedDict):
     status: str
     title: str
     agent: str
+    markdown: str
 
 
 class Progress:
@@ -32,6 +35,7 @@ class Progress:
         self.deltas = DeltaCache()
         self.started = False
         self.ended: Ended | None = None
+        self.error: dict[str, Any] | None = None
         self.steps: dict[str, StepState] = {}
         self.followup_items: list[Any] = []
         self.usage: dict[str, Any] | None = None
@@ -89,12 +93,15 @@ class Progress:
                     "status": event.status,
                     "title": event.title,
                     "agent": event.agent,
+                    "markdown": event.markdown[:KEPT_NOTE_CHARACTERS] if isinstance(event.markdown, str) else "",
                 }
         elif envelope.type == "chat.followups":
             items = envelope.data.get("items")
             self.followup_items = list(items) if isinstance(items, (list, tuple)) else []
         elif envelope.type == "accounting.usage":
             self.usage = dict(envelope.data)
+        elif envelope.type == "chat.error":
+            self.error = dict(envelope.data)
 
     def place(self, position: Position | None) -> None:
         """Note where an envelope of this turn stands in its session's log."""

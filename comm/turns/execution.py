@@ -177,7 +177,7 @@ class Execution:
         elif communicator.ended is None:
             await communicator.complete(self._stopped_data())
         status, completion = self._verdict()
-        error = {} if completion == "success" else {"error": FAILED, **(failure or {})}
+        error = {} if completion == "success" else {"error": FAILED, **(communicator.error_data or {})}
         kept = await self._persist(
             lambda: leases.finish(
                 self.turn, status, answer=communicator.final_answer, outcome=outcome_of(communicator), error=error

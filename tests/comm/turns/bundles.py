@@ -112,3 +112,10 @@ class Ender(Bundle):
         await turn.communicator.complete(data={"final_answer": "mine"})
         await turn.communicator.complete()
         await turn.communicator.error("too late")
+
+
+class Refuser(Bundle):
+    """Ends its turn with an error of its own."""
+
+    async def run(self, turn: TurnContext) -> None:
+        await turn.communicator.error("pace_ms: must be a number", data={"error_type": "config_invalid"})

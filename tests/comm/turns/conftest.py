@@ -23,7 +23,7 @@ from tests.waiting import aeventually
 
 BUNDLES = {
     name: f"tests.comm.turns.bundles.{name.title()}"
-    for name in ("echo", "wait", "stubborn", "broken", "rows", "asker", "clock", "blocking", "teller", "ender")
+    for name in ("echo", "wait", "stubborn", "broken", "rows", "asker", "clock", "blocking", "teller", "ender", "refuser")
 }
 QUICK = {
     "BUNDLES": BUNDLES,

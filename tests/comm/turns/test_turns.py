@@ -87,6 +87,13 @@ async def test_a_bundle_that_starts_and_ends_its_turn_itself_does_so_once(house:
     assert (await Message.objects.aget(role="assistant")).content == "mine"
 
 
+async def test_an_error_that_a_bundle_tells_is_kept_in_its_words(house: House) -> None:
+    ack = await house.say("x", bundle_id="refuser")
+    await house.ended(ack["turn_id"])
+    turn = await house.turn(ack["turn_id"])
+    assert turn.error == {"error": "pace_ms: must be a number", "error_type": "config_invalid"}
+
+
 async def test_an_exception_of_a_bundle_is_an_error_without_its_text(house: House) -> None:
     ack = await house.say("x", bundle_id="broken")
     await house.ended(ack["turn_id"])
