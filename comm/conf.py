@@ -27,6 +27,7 @@ class CommSettings(NamedTuple):
 
     SINKS: Sequence[str] = ()
     ARCHIVE: str = "comm.archive.Archive"
+    SERVICES: Sequence[str] = ()
 
     TURN_LEASE_SECONDS: float = 12.0
     """A dead process's turn is declared within this plus one sweep: under 15 s."""

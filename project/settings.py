@@ -185,6 +185,7 @@ COMM = {
     "EVENT_FILTERS": env.list("EVENT_FILTERS", default=[]),
     "FIREWALL": env.json("FIREWALL", default={}),
     "SINKS": env.list("SINKS", default=["recorder.sink.RecorderSink"]),
+    "SERVICES": env.list("SERVICES", default=["recorder.desk.ReplayDesk"]),
     "ARCHIVE": env.str("ARCHIVE", default="recorder.archive.RecordedArchive"),
     "TURN_CONCURRENCY": env.int("TURN_CONCURRENCY", default=64),
     "DRAIN_GRACE_SECONDS": env.float("DRAIN_GRACE_SECONDS", default=10.0),

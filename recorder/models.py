@@ -119,3 +119,35 @@ class RecordedGap(models.Model):
 
     def __str__(self) -> str:
         return f"{self.events} events of {self.session_id} from {self.first}"
+
+
+class ReplayRequest(models.Model):
+    """A replay to open streams, asked for by a command or in the admin and shown by a serving process.
+
+    The streams are open in the server's process, so the request goes through this row: pending → running →
+    done | failed. A request that no server takes is withdrawn by whoever asked.
+    """
+
+    class State(models.TextChoices):
+        PENDING = "pending"
+        RUNNING = "running"
+        DONE = "done"
+        FAILED = "failed"
+        WITHDRAWN = "withdrawn"
+
+    stream_id = models.CharField(max_length=200, blank=True, help_text="to this stream, or")
+    session_id = models.CharField(max_length=100, blank=True, help_text="to every stream of this session")
+    selection = models.JSONField(help_text="what to replay, as recorder.selection writes it")
+    speed = models.FloatField(default=1.0)
+    state = models.CharField(max_length=20, choices=State.choices, default=State.PENDING)
+    total = models.PositiveIntegerField(default=0)
+    shown = models.PositiveIntegerField(default=0)
+    error = models.CharField(max_length=200, blank=True)
+    requested_by = models.CharField(max_length=150, blank=True)
+    requested_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["state", "id"], name="replay_request_by_state")]
+
+    def __str__(self) -> str:
+        return f"replay {self.pk} to {self.stream_id or self.session_id}"

@@ -1,7 +1,10 @@
 """Which recorded envelopes somebody means: by session, conversation, turn, time and position."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
+
+import msgspec
 
 from comm.history import Position
 
@@ -36,6 +39,17 @@ class Selection:
     until: datetime | None = None
     first: Bound | None = None
     last: Bound | None = None
+    row_ids: list[int] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the selection as plain JSON, for `from_json`."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Selection":
+        """Read what `as_json` wrote. Errors: msgspec.ValidationError."""
+        return msgspec.convert(value, cls)
 
     def rows(self) -> RecordedEnvelopeQuerySet:
         """Return the rows in the order in which clients saw them."""
@@ -52,6 +66,8 @@ class Selection:
             rows = _from(rows, self.first)
         if self.last is not None:
             rows = _to(rows, self.last)
+        if self.row_ids:
+            rows = rows.filter(pk__in=self.row_ids)
         return rows.in_order()
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from channels.db import database_sync_to_async
 
-from comm import publisher, sinks
+from comm import publisher, services, sinks
 from comm.bundles.registry import aclose_bundles
 from comm.conf import comm_settings
 from comm.turns.runner import TurnRunner, get_runner, set_runner
@@ -70,6 +70,7 @@ class Lifecycle:
             return
         self._stopped = True
         self.draining = True
+        await services.aclose_services()
         await get_runner().aclose()
         await aclose_bundles()
         await get_hub().aclose()
@@ -86,6 +87,7 @@ class Lifecycle:
         try:
             await self._start_parts(layer)
         except BaseException:
+            await services.aclose_services()
             await get_hub().aclose()
             await sinks.aclose_sinks()
             publisher.set_home_loop(None)
@@ -99,6 +101,7 @@ class Lifecycle:
         publisher.set_home_loop(asyncio.get_running_loop())
         await get_hub().start()
         await sinks.start_sinks()
+        await services.start_services()
         set_runner(TurnRunner())
         await get_runner().start(sole_owner=not layer.shared)
 

@@ -6,15 +6,16 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 from tqdm import tqdm
 
-from recorder.models import RecordedEnvelope
+from recorder.models import RecordedEnvelope, ReplayRequest
 from recorder.replay import TextWriter, as_jsonl, as_sse, paced
+from recorder.requests import ReplayNotTaken, watch, withdraw
 from recorder.selection import Bound, Selection
 
 CHUNK_ROWS = 500
@@ -35,7 +36,10 @@ class Command(BaseCommand):
         parser.add_argument("--from-seq", type=_bound, help="from this position on: 42, or 1772140445267-42")
         parser.add_argument("--to-seq", type=_bound, help="up to this position")
         parser.add_argument("--speed", type=_speed, default=1.0, help="1 as it was, 10 ten times as fast, 0 at once")
-        parser.add_argument("--to", choices=("jsonl", "sse", "text"), default="text", help="what to write")
+        parser.add_argument(
+            "--to", type=_target, default=Target("text"),
+            help="what to write (jsonl, sse, text), or where to show it: stream:<stream_id>, session:<session_id>",
+        )  # fmt: skip
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Write the selected envelopes; nothing found is an error."""
@@ -51,15 +55,40 @@ class Command(BaseCommand):
         count = selection.rows().count()
         if not count:
             raise CommandError("Nothing is recorded that fits; check the ids, and the times, which are UTC unless given.")
+        target: Target = options["to"]
+        if target.is_open_stream:
+            self._show(selection, target, options["speed"], count)
+            return
         rows = paced(selection.rows().iterator(chunk_size=CHUNK_ROWS), options["speed"])
         try:
-            self._write(rows, count, options["to"])
+            self._write(rows, count, target.form)
         except KeyboardInterrupt:
             self.stdout.write("")
         except BrokenPipeError:
             # The reader (head, less) has seen enough; nothing can be written any more.
             with contextlib.suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def _show(self, selection: Selection, target: "Target", speed: float, count: int) -> None:
+        """Hand the replay to the serving process, and wait until it has been shown."""
+        request = ReplayRequest.objects.create(
+            stream_id=target.stream_id,
+            session_id=target.session_id,
+            selection=selection.as_json(),
+            speed=speed,
+            total=count,
+            requested_by="manage.py replay",
+        )
+        try:
+            with _progress(count, target.form) as progress:
+                for shown in watch(request):
+                    progress.update(shown - progress.n)
+        except KeyboardInterrupt:
+            withdraw(request)
+            raise CommandError("Withdrawn; what the server has begun to show it shows to the end.") from None
+        except ReplayNotTaken as error:
+            raise CommandError(str(error)) from error
+        self.stderr.write(f"Shown: {request.shown} events.")
 
     def _write(self, rows: Iterable[RecordedEnvelope], count: int, form: str) -> None:
         text = TextWriter()
@@ -71,6 +100,28 @@ class Command(BaseCommand):
                     self.stdout.flush()
                 progress.update()
             self.stdout.write(text.close(), ending="")
+
+
+class Target(NamedTuple):
+    """Where a replay goes: to standard output in a form, or to open streams."""
+
+    form: str
+    stream_id: str = ""
+    session_id: str = ""
+
+    @property
+    def is_open_stream(self) -> bool:
+        """Whether the serving process shows it."""
+        return self.form in ("stream", "session")
+
+
+def _target(text: str) -> Target:
+    form, _, name = text.partition(":")
+    if form in ("jsonl", "sse", "text") and not name:
+        return Target(form)
+    if form in ("stream", "session") and name:
+        return Target(form, **{f"{form}_id": name})
+    raise argparse.ArgumentTypeError(f"{text!r} is none of jsonl, sse, text, stream:<stream_id>, session:<session_id>")
 
 
 def _progress(count: int, form: str) -> "tqdm[Any]":
