@@ -10,7 +10,7 @@ from comm.archive import Archive
 from comm.history import Entry, Position
 from comm.publisher import MESSAGE_TYPE
 
-from .models import RecordedEnvelope, RecorderRun
+from .models import RecordedEnvelope, RecordedGap, RecorderRun
 from .sink import flush_running
 
 
@@ -18,7 +18,9 @@ class RecordedArchive(Archive):
     """Answers from the rows, and only for what it can vouch for.
 
     Sequence numbers within an epoch have no gap, so a missing row shows. What no number shows is how far an
-    epoch went: that is vouched for by its run having ended cleanly, or by the run being the present one.
+    epoch went, and whether another one came after it of which nothing was written. For that vouch the runs:
+    each from the one epoch to the next has ended cleanly, or is the present one. What a run that went on
+    could not record, its gaps name.
     """
 
     async def read(self, session_id: str, after: Position, upto: Position, limit: int) -> list[Entry] | None:
@@ -38,7 +40,8 @@ def _read(session_id: str, after: Position, upto: Position, limit: int) -> list[
     rows = RecordedEnvelope.objects.filter(session_id=session_id).after(after).upto(upto).in_order()
     entries = [_entry(row) for row in rows[:limit]]
     end = upto if len(entries) < limit else entries[-1].position
-    return entries if _is_whole(entries, after, end) else None
+    whole = _is_whole(entries, after, end) and not _has_gap(session_id, after, end)
+    return entries if whole else None
 
 
 def _was_given_out(session_id: str, position: Position) -> bool:
@@ -52,31 +55,44 @@ def _was_given_out(session_id: str, position: Position) -> bool:
 
 def _is_whole(entries: list[Entry], after: Position, end: Position) -> bool:
     """Tell whether nothing lies between `after` and `end` but these entries."""
-    epochs = {epoch: [e.position.seq for e in group] for epoch, group in groupby(entries, lambda e: e.position.epoch)}
-    epochs.setdefault(after.epoch, [])
-    epochs.setdefault(end.epoch, [])
-    for epoch in sorted(epochs):
+    by_epoch = groupby(entries, lambda entry: entry.position.epoch)
+    seqs: dict[int, list[int]] = {after.epoch: [], end.epoch: []}
+    seqs.update((epoch, [entry.position.seq for entry in of]) for epoch, of in by_epoch)
+    epochs = sorted(seqs)
+    for epoch in epochs:
         begin = after.seq if epoch == after.epoch else 0
-        seqs = epochs[epoch]
-        if seqs != list(range(begin + 1, begin + 1 + len(seqs))):
+        if seqs[epoch] != list(range(begin + 1, begin + 1 + len(seqs[epoch]))):
             return False
-        last = begin + len(seqs)
-        if epoch == end.epoch:
-            return last == end.seq
-        if not _ended_cleanly(epoch):
-            return False
-    return False
+    reached = (after.seq if end.epoch == after.epoch else 0) + len(seqs[end.epoch])
+    return reached == end.seq and all(map(_nothing_lost_between, epochs, epochs[1:]))
 
 
-def _ended_cleanly(epoch: int) -> bool:
-    """Tell whether all that was published in this epoch is recorded: its run flushed, or still runs here."""
-    run = RecorderRun.objects.filter(started_ms__lte=epoch).order_by("-started_ms", "-id").first()
-    if run is None:
+def _nothing_lost_between(epoch: int, later: int) -> bool:
+    """Tell whether all that was published from one epoch's last row to a later epoch is here."""
+    first, last = _run_at(epoch), _run_at(later)
+    if first is None or last is None:
         return False
-    if run.ended_ms is not None:
-        return run.clean and epoch <= run.ended_ms
-    # The newest run has not ended: it is the present one, whose buffer was flushed before this was asked.
+    if first == last:
+        return first.clean or _is_present(first)
+    between = RecorderRun.objects.filter(started_ms__gte=first.started_ms, started_ms__lte=later)
+    return not between.exclude(pk=last.pk).filter(clean=False).exists()
+
+
+def _run_at(epoch: int) -> RecorderRun | None:
+    """The run that recorded when an epoch began; None when nobody did."""
+    run = RecorderRun.objects.filter(started_ms__lte=epoch).order_by("-started_ms", "-id").first()
+    return None if run is None or (run.ended_ms is not None and epoch > run.ended_ms) else run
+
+
+def _is_present(run: RecorderRun) -> bool:
+    """Tell whether this run is the newest: its buffer was flushed before anything was asked."""
     return not RecorderRun.objects.filter(Q(started_ms__gt=run.started_ms) | Q(pk__gt=run.pk)).exists()
+
+
+def _has_gap(session_id: str, after: Position, end: Position) -> bool:
+    """Tell whether a gap is known between `after` and `end`."""
+    gaps = RecordedGap.objects.filter(session_id=session_id).exclude(first="").values_list("first", "last")
+    return any(after < Position.parse(last) and Position.parse(first) <= end for first, last in gaps)
 
 
 def _entry(row: RecordedEnvelope) -> Entry:

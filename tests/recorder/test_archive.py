@@ -7,7 +7,7 @@ import pytest
 
 from comm.history import Position
 from recorder.archive import RecordedArchive
-from recorder.models import RecordedEnvelope, RecorderRun
+from recorder.models import RecordedEnvelope, RecordedGap, RecorderRun
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -19,13 +19,14 @@ async def record(epoch: int, *seqs: int, session_id: str = "s", **fields: str) -
     for seq in seqs:
         await RecordedEnvelope.objects.acreate(
             session_id=session_id, epoch=epoch, seq=seq, event="chat_delta", timestamp=datetime.now(UTC),
-            data=f'{{"delta":{{"text":"<{seq}>"}}}}', tenant="t", project="p", type="chat.delta", route="chat_delta",
-            **fields,
+            data=f'{{"delta":{{"text":"<{seq}>"}}}}', tenant="t", project="p", type="chat.delta",
+            route="chat_delta", **fields,
         )  # fmt: skip
 
 
 async def runs(*, old_was_clean: bool = True) -> None:
-    await RecorderRun.objects.acreate(started_ms=900, ended_ms=2000 if old_was_clean else None, clean=old_was_clean)
+    ended_ms = 2000 if old_was_clean else None
+    await RecorderRun.objects.acreate(started_ms=900, ended_ms=ended_ms, clean=old_was_clean)
     await RecorderRun.objects.acreate(started_ms=4900)
 
 
@@ -87,6 +88,43 @@ async def test_the_end_of_an_epoch_whose_run_was_killed_is_unknown() -> None:
     await record(OLD, 1, 2, 3)
     assert await read(Position(OLD, 1), Position(PRESENT, 0)) is None
     assert await read(Position(OLD, 3), Position(PRESENT, 0)) is None
+
+
+async def test_a_killed_run_between_two_epochs_may_have_had_one_of_its_own() -> None:
+    """Its epoch would stand between theirs, and all its rows may have been in the buffer when it died."""
+    await runs()
+    await RecorderRun.objects.acreate(started_ms=3000)
+    await RecorderRun.objects.acreate(started_ms=4950)
+    await record(OLD, 1, 2)
+    await record(PRESENT, 1)
+    assert await read(Position(OLD, 1), Position(PRESENT, 1)) is None
+    await RecorderRun.objects.filter(started_ms__in=[3000, 4900]).aupdate(clean=True, ended_ms=4000)
+    assert await read(Position(OLD, 1), Position(PRESENT, 1)) == ["1000-2", "5000-1"]
+
+
+async def test_nobody_vouches_for_an_epoch_that_began_when_nobody_recorded() -> None:
+    await runs()
+    await record(3000, 1, 2)
+    await record(PRESENT, 1)
+    assert await read(Position(3000, 1), Position(PRESENT, 1)) is None
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "vouched_for"),
+    [
+        ("4950-1", "4950-9", False),
+        ("1000-3", "4950-1", False),
+        ("900-1", "1000-1", True),
+        ("5000-1", "5000-9", True),
+        ("", "", True),
+    ],
+)
+async def test_a_known_gap_is_vouched_for_by_nobody(first: str, last: str, vouched_for: bool) -> None:
+    await runs()
+    await record(OLD, 1, 2)
+    await RecordedGap.objects.acreate(session_id="s", first=first, last=last, events=1, reason="full")
+    await RecordedGap.objects.acreate(session_id="other", first="1-1", last="9000-1", events=1, reason="full")
+    assert await read(Position(OLD, 1), Position(PRESENT, 0)) == (["1000-2"] if vouched_for else None)
 
 
 async def test_a_later_epoch_must_begin_at_its_first_row() -> None:
