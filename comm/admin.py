@@ -85,7 +85,7 @@ class TurnAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     ordering = ("-pk",)
     show_full_result_count = False
     fields = (
-        "turn_id", "in_conversation", "status", "kind", "number", "bundle_id", "session_id", "user_id", "user_type",
+        "turn_id", "in_conversation", "status", "kind", "number", "bundle_id", "session", "user_id", "user_type",
         "origin_stream_id", "absorbed_by", "accepted_at", "started_at", "finished_at", "stop_requested_at",
         "first_position", "fence", "lease_until", "what_was_asked", "what_came_of_it", "what_went_wrong",
     )  # fmt: skip
@@ -95,6 +95,11 @@ class TurnAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     def in_conversation(self, turn: Turn) -> str:
         """Link to the conversation."""
         return link(turn.conversation, str(turn.conversation))
+
+    @admin.display(description="session")
+    def session(self, turn: Turn) -> str:
+        """The session's id, in part: who holds the id of an anonymous session holds the session."""
+        return turn.session_id[:8] + "…"
 
     @admin.display(description="request")
     def what_was_asked(self, turn: Turn) -> str:

@@ -5,14 +5,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from django.contrib import admin
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.db.models.expressions import Combinable
-from django.http import HttpRequest
-from django.urls import reverse
+from django.http import Http404, HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 
 from comm.models import Turn
 
+from .actions import export_jsonl, replay_to_stream
 from .browsing import LISTED_ROWS, BoundedPaginator, BrowsedQuerySet
 from .filters import (
     ConversationFilter,
@@ -25,7 +28,8 @@ from .filters import (
     UserFilter,
     shortened,
 )
-from .models import RecordedEnvelope, RecordedGap, RecorderRun
+from .models import RecordedEnvelope, RecordedGap, RecorderRun, ReplayRequest
+from .timeline import timeline_of
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -81,8 +85,33 @@ class RecordedEnvelopeAdmin(ReadOnlyAdmin):
         "turn_and_its_row", "whole_conversation", "delivered_to", "envelope",
     )  # fmt: skip
 
+    actions = (export_jsonl, replay_to_stream)
+
     class Media:
         css = {"all": ["recorder/admin.css"]}
+
+    def get_urls(self) -> list[URLPattern]:
+        """The model's pages, and the timeline of a turn."""
+        timeline = self.admin_site.admin_view(self.timeline_view)
+        name = "recorder_recordedenvelope_timeline"
+        return [path("turn/<str:turn_id>/", timeline, name=name), *super().get_urls()]
+
+    def timeline_view(self, request: HttpRequest, turn_id: str) -> HttpResponse:
+        """Show a turn as a timeline."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        timeline = timeline_of(turn_id)
+        if not timeline.entries:
+            raise Http404(f"nothing of turn {turn_id} is recorded")
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"Turn {turn_id}",
+            "opts": self.model._meta,
+            "turn_id": turn_id,
+            "turn": Turn.objects.filter(turn_id=turn_id).first(),
+            "timeline": timeline,
+        }
+        return TemplateResponse(request, "admin/recorder/recordedenvelope/timeline.html", context)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[RecordedEnvelope]:
         """All rows, with a date hierarchy that does not read them all."""
@@ -112,13 +141,17 @@ class RecordedEnvelopeAdmin(ReadOnlyAdmin):
 
     @admin.display(description="turn")
     def turn(self, row: RecordedEnvelope) -> str:
-        """A link to all events of the turn."""
-        return _events(row.turn_id, turn_id=row.turn_id)
+        """A link to the turn's timeline."""
+        if not row.turn_id:
+            return ""
+        url = reverse("admin:recorder_recordedenvelope_timeline", args=[row.turn_id])
+        return format_html('<a href="{}">{}</a>', url, row.turn_id)
 
     @admin.display(description="turn")
     def turn_and_its_row(self, row: RecordedEnvelope) -> str:
-        """A link to all events of the turn, and one to the turn itself where there is one."""
-        events = self.turn(row)
+        """Links to the turn's timeline, to all its events, and to the turn itself where there is one."""
+        listed = _events("all its events", turn_id=row.turn_id) if row.turn_id else ""
+        events = format_html("{} · {}", self.turn(row), listed) if row.turn_id else ""
         turn = Turn.objects.filter(turn_id=row.turn_id).first() if row.turn_id else None
         if turn is None or not self.admin_site.is_registered(Turn):
             return events
@@ -189,6 +222,22 @@ class RecorderRunAdmin(ReadOnlyAdmin):
     def ended(self, run: RecorderRun) -> str:
         """When it had written everything."""
         return "" if run.ended_ms is None else _readable(datetime.fromtimestamp(run.ended_ms / 1000, UTC))
+
+
+@admin.register(ReplayRequest)
+class ReplayRequestAdmin(ReadOnlyAdmin):
+    """Replays to open streams: who asked for them, and what became of them."""
+
+    list_display = ("requested_at", "target", "state", "shown", "total", "speed", "requested_by", "error")
+    list_filter = ("state",)
+    ordering = ("-id",)
+    sortable_by = ()
+    fields = readonly_fields = (*list_display, "selection")
+
+    @admin.display(description="to")
+    def target(self, replay: ReplayRequest) -> str:
+        """The stream or the session, in part."""
+        return f"stream {shortened(replay.stream_id)}" if replay.stream_id else f"session {shortened(replay.session_id)}"
 
 
 def _readable(moment: datetime) -> str:
