@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import openai
 
+from .conf import llm_settings
+
 LONGEST_RETRY_SECONDS = 7 * 24 * 3600
 """A retry time beyond is a server's mistake."""
 
@@ -145,7 +147,7 @@ def failure_of(error: Exception, *, streaming: bool = False) -> ProviderFailure:
 
 def _of_status(status: int, error: openai.APIError, headers: Mapping[str, str]) -> ProviderFailure:
     kind = _STATUS.get(status) or (UNAVAILABLE if status >= 500 else REFUSED)
-    code = next((name for name in (error.code, error.type) if name and _IDENTIFIER.fullmatch(name)), "")
+    code = next((name for name in (error.code, error.type) if _is_identifier(name)), None) or ""
     said = said_by(error)
     if kind is NOT_FOUND and "model" in said:
         kind = MODEL_UNKNOWN
@@ -179,6 +181,12 @@ def retry_seconds(headers: Mapping[str, str]) -> int | None:
     if seconds is None or not 0 <= seconds <= LONGEST_RETRY_SECONDS:
         return None
     return max(1, math.ceil(seconds))
+
+
+def _is_identifier(name: object) -> bool:
+    """Tell a name such as `rate_limit_exceeded` from a sentence, and from a key that a server echoes."""
+    key = llm_settings().API_KEY
+    return isinstance(name, str) and bool(_IDENTIFIER.fullmatch(name)) and not (key and key in name)
 
 
 def _when(kind: Kind, retry_after: int | None) -> str:

@@ -12,7 +12,7 @@ class ThinkSplitter:
     def __init__(self) -> None:
         self._held = ""
         self._inside: bool | None = None
-        self._cut = False
+        self._at_beginning = False
 
     def feed(self, text: str) -> tuple[str, str]:
         """Return the reasoning and the answer that can be told by now."""
@@ -25,33 +25,38 @@ class ThinkSplitter:
         if self._inside is not False:
             return reasoning, ""
         answer, self._held = self._held, ""
-        if self._cut and answer:
-            # The blank lines after the reasoning are nobody's.
-            answer = answer.lstrip()
-            self._cut = not answer
-        return reasoning, answer
+        return reasoning, self._unindented(answer)
 
     def rest(self) -> tuple[str, str]:
         """Return what was held back: the end of the stream tells what it was."""
         held, self._held = self._held, ""
         return (held, "") if self._inside else ("", held)
 
+    def _unindented(self, text: str) -> str:
+        """Leave out the blank lines around the tags: they are nobody's."""
+        if self._at_beginning:
+            text = text.lstrip()
+            self._at_beginning = not text
+        return text
+
     def _begin(self) -> None:
         opening = self._held.lstrip()
         if opening.startswith(OPENING):
-            self._inside = True
-            self._held = opening[len(OPENING) :].lstrip()
+            self._inside = self._at_beginning = True
+            self._held = opening[len(OPENING) :]
         elif not OPENING.startswith(opening):
             self._inside = False
 
     def _reason(self) -> str:
         before, tag, after = self._held.partition(CLOSING)
         if tag:
-            self._inside, self._cut, self._held = False, True, after
-            return before
+            self._inside, self._held = False, after
+            reasoning = self._unindented(before)
+            self._at_beginning = True
+            return reasoning
         kept = _tail_of_tag(self._held)
         said, self._held = self._held[: len(self._held) - kept], self._held[len(self._held) - kept :]
-        return said
+        return self._unindented(said)
 
 
 def _tail_of_tag(text: str) -> int:

@@ -15,6 +15,8 @@ MOST_NODES = 200
 MOST_BITS = 4096
 """Of a whole number: 1,233 digits, which multiply in a microsecond."""
 LARGEST_FACTORIAL = 400
+MOST_DIGITS = 50
+"""To round to; a whole number is rounded by a power of ten that has as many."""
 
 CONSTANTS = {"pi": math.pi, "e": math.e, "tau": math.tau}
 OPERATORS: dict[type[ast.operator], Callable[[Number, Number], Number]] = {
@@ -95,6 +97,8 @@ def _call(name: str, numbers: list[Number]) -> Number:
         if not all(isinstance(number, int) and 0 <= number <= LARGEST_FACTORIAL for number in numbers):
             raise ToolError(f"{name}() takes whole numbers from 0 to {LARGEST_FACTORIAL}")
         return math.factorial(*numbers) if name == "factorial" else math.comb(*numbers)  # type: ignore[arg-type]
+    if name == "round" and not all(abs(digits) <= MOST_DIGITS for digits in numbers[1:]):
+        raise ToolError(f"round() rounds to at most {MOST_DIGITS} digits")
     if name not in FUNCTIONS:
         raise ToolError(f"there is no function {name}(); there are {', '.join(FUNCTIONS)}, factorial, comb")
     return FUNCTIONS[name](*numbers)

@@ -17,7 +17,7 @@ async def current_time(
     if timezone:
         try:
             now = now.astimezone(ZoneInfo(timezone))
-        except (ValueError, OSError):
+        except (KeyError, ValueError, OSError):
             raise ToolError(f"there is no time zone {timezone[:60]!r}; names are like Europe/Rome") from None
     week = now.isocalendar().week
     return f"{now:%A}, {now.isoformat(timespec='seconds')} ({timezone or now.tzname()}), ISO week {week}"

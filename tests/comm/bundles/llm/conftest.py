@@ -1,6 +1,6 @@
 """The llm bundle before a real model server, and its turns."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -8,10 +8,12 @@ import pytest
 from comm import ChatCommunicator
 from comm.bundles import HistoryMessage, TurnAttachment, TurnContext, TurnMessage
 from comm.bundles.llm.bundle import LlmBundle
+from comm.models import Attachment, Conversation, Message, Turn
 from tests.comm.bundles.conftest import SCOPE
 from tests.comm.bundles.llm.conversing import LlmTalk
 from tests.comm.bundles.llm.modelserver import ModelServer
 
+Attach = Callable[..., TurnAttachment]
 MakeLlmTalk = Callable[..., LlmTalk]
 
 
@@ -66,3 +68,24 @@ def talk(bundle: LlmBundle, make_comm: Callable[..., ChatCommunicator]) -> MakeL
         return LlmTalk(bundle, TurnContext(SCOPE, message, history, make_comm(), absorb))
 
     return make
+
+
+@pytest.fixture
+def earlier_file(attach: Attach) -> Callable[..., Awaitable[None]]:
+    """Keep a file as one that came with the message of an earlier turn."""
+
+    async def keep(filename: str, content: bytes, mime: str) -> None:
+        file = attach(filename, content, mime)
+        names = {"tenant": "acme", "project": "shop", "conversation_id": "conv-1"}
+        rest = {"owner": "ada", "session_id": "session-1", "bundle_id": "llm"}
+        conversation, _ = await Conversation.objects.aget_or_create(**names, defaults=rest)
+        place = {"number": 1, "bundle_id": "llm", "session_id": "session-1"}
+        turn, _ = await Turn.objects.aget_or_create(
+            turn_id="turn-0", conversation=conversation, defaults=place
+        )
+        message, _ = await Message.objects.aget_or_create(conversation=conversation, turn=turn, role="user")
+        await Attachment.objects.acreate(
+            message=message, filename=filename, mime=mime, size=len(content), path=file.path
+        )
+
+    return keep
