@@ -1,20 +1,60 @@
 """Replaying recorded envelopes: the same events in the same order, at a chosen speed, in a chosen form."""
 
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
-import msgspec
+from django.db.models import Case, F, Max, Value, When, Window
 
 from .models import RecordedEnvelope
+from .querysets import RecordedEnvelopeQuerySet
 
-Sleep = Callable[[float], None]
-Writer = Callable[[RecordedEnvelope], str]
+CHUNK_ROWS = 500
+
+
+class Recording:
+    """Selected rows as they were delivered: by position within each session, by time across them.
+
+    Which rows they are is read once (8 bytes for each), the rows themselves in chunks: a replay that takes
+    hours holds no cursor, and no transaction that the database would have to keep old rows for.
+    """
+
+    def __init__(self, rows: RecordedEnvelopeQuerySet) -> None:
+        self._ids = array("q", as_delivered(rows).values_list("pk", flat=True).iterator(CHUNK_ROWS))
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __iter__(self) -> Iterator[RecordedEnvelope]:
+        """Yield the rows; one that was pruned meanwhile is left out."""
+        for start in range(0, len(self._ids), CHUNK_ROWS):
+            ids = self._ids[start : start + CHUNK_ROWS]
+            rows = RecordedEnvelope.objects.in_bulk(ids)
+            yield from (rows[row_id] for row_id in ids if row_id in rows)
+
+
+def as_delivered(rows: RecordedEnvelopeQuerySet) -> RecordedEnvelopeQuerySet:
+    """Order rows of any sessions as clients saw them.
+
+    Timestamps alone would turn two events of a session around that were made in the same moment and
+    published the other way: a row comes no sooner than those before it in its session's log. Project events
+    have no position; they stand where their time puts them.
+    """
+    transient = Case(When(epoch__isnull=True, then=Value(1)), default=Value(0))
+    log: list[Any] = [F("session_id"), transient]
+    told_at = Window(Max("timestamp"), partition_by=log, order_by=["epoch", "seq", "timestamp", "id"])
+    ordered: RecordedEnvelopeQuerySet = rows.annotate(told_at=told_at)
+    return ordered.order_by("told_at", "session_id", "epoch", "seq", "id")
 
 
 def paced(
-    rows: Iterable[RecordedEnvelope], speed: float, *, sleep: Sleep = time.sleep, now: Callable[[], float] = time.monotonic
+    rows: Iterable[RecordedEnvelope],
+    speed: float,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    now: Callable[[], float] = time.monotonic,
 ) -> Iterator[RecordedEnvelope]:
     """Yield rows at the pace at which they were emitted, `speed` times as fast; 0 does not wait.
 
@@ -33,50 +73,10 @@ def paced(
 
 def as_jsonl(row: RecordedEnvelope) -> str:
     """Return the relay message as one line of JSON."""
-    return msgspec.json.encode(row.relay_message()).decode() + "\n"
+    return row.relay_line() + "\n"
 
 
 def as_sse(row: RecordedEnvelope) -> str:
     """Return the server-sent event that the client got."""
     position = f"id: {row.position}\n" if row.position else ""
     return f"{position}event: {row.event}\ndata: {row.data}\n\n"
-
-
-class TextWriter:
-    """Words a replay for people: the streamed text as it ran, everything else as a line of its own."""
-
-    def __init__(self) -> None:
-        self._streaming = ""
-
-    def __call__(self, row: RecordedEnvelope) -> str:
-        """Return what this envelope adds to the text."""
-        envelope = row.envelope
-        delta = envelope.get("delta")
-        if isinstance(delta, dict) and row.event == "chat_delta":
-            return self._delta(row, envelope, delta)
-        line = f"[{row.timestamp:%H:%M:%S}] {row.type}: {_summary(envelope)}".rstrip(": ")
-        return self.close() + line + "\n"
-
-    def close(self) -> str:
-        """Return what ends a stream of text that is still open."""
-        ended, self._streaming = self._streaming, ""
-        return "\n" if ended else ""
-
-    def _delta(self, row: RecordedEnvelope, envelope: dict[str, Any], delta: dict[str, Any]) -> str:
-        artifact = (envelope.get("extra") or {}).get("artifact_name", "")
-        stream = f"{row.turn_id} {delta['marker']} {artifact}"
-        begun = ""
-        if stream != self._streaming:
-            name = f"{delta['marker']} ({artifact})" if artifact else delta["marker"]
-            begun = f"{self.close()}[{row.timestamp:%H:%M:%S}] {name}:\n"
-            self._streaming = stream
-        return begun + str(delta["text"])
-
-
-def _summary(envelope: dict[str, Any]) -> str:
-    event, data = envelope.get("event") or {}, envelope.get("data") or {}
-    told = event.get("title") or event.get("markdown") or data.get("error") or data.get("message") or data.get("title")
-    if not told and "items" in data:
-        told = "; ".join(str(item.get("filename", item) if isinstance(item, dict) else item) for item in data["items"])
-    parts = [event.get("status", ""), str(told or "").strip()]
-    return " ".join(part for part in parts if part)

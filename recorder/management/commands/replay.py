@@ -4,21 +4,24 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
-from django.utils.dateparse import parse_date, parse_datetime
 from tqdm import tqdm
 
-from recorder.models import RecordedEnvelope, ReplayRequest
-from recorder.replay import TextWriter, as_jsonl, as_sse, paced
+from recorder.models import ReplayRequest
+from recorder.replay import Recording, as_jsonl, as_sse, paced
 from recorder.requests import ReplayNotTaken, watch, withdraw
 from recorder.selection import Bound, Selection
+from recorder.transcript import Transcript
 
-CHUNK_ROWS = 500
+SPEEDS = "1 as it was, 10 ten times as fast, 0 at once"
+TARGETS = "jsonl, sse, text, stream:<stream_id>, session:<session_id>"
+NOTHING = "Nothing is recorded that fits; check the ids, and the times, which are UTC unless given."
+INTERRUPTED = 130
+"""What a shell reports for a program that Ctrl-C ended."""
 
 
 class Command(BaseCommand):
@@ -31,14 +34,14 @@ class Command(BaseCommand):
         parser.add_argument("--session", default="", help="session id")
         parser.add_argument("--conversation", default="", help="conversation id")
         parser.add_argument("--turn", default="", help="turn id")
-        parser.add_argument("--since", type=_moment, help="from this time on: 2026-02-26 or 2026-02-26T21:14:05Z")
-        parser.add_argument("--until", type=_moment, help="up to this time")
+        parser.add_argument("--since", type=_moment, help="from this time on: 2026-02-26T21:14:05Z, or a day")
+        parser.add_argument("--until", type=_moment, help="up to this time; a day means its beginning")
         parser.add_argument("--from-seq", type=_bound, help="from this position on: 42, or 1772140445267-42")
-        parser.add_argument("--to-seq", type=_bound, help="up to this position")
-        parser.add_argument("--speed", type=_speed, default=1.0, help="1 as it was, 10 ten times as fast, 0 at once")
+        parser.add_argument("--to-seq", type=_bound, help="up to this position, and with it")
+        parser.add_argument("--speed", type=_speed, default=1.0, help=SPEEDS)
         parser.add_argument(
             "--to", type=_target, default=Target("text"),
-            help="what to write (jsonl, sse, text), or where to show it: stream:<stream_id>, session:<session_id>",
+            help=f"what to write, or where to show it: {TARGETS}",
         )  # fmt: skip
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -52,20 +55,19 @@ class Command(BaseCommand):
             first=options["from_seq"],
             last=options["to_seq"],
         )
-        count = selection.rows().count()
-        if not count:
-            raise CommandError("Nothing is recorded that fits; check the ids, and the times, which are UTC unless given.")
+        recording = Recording(selection.rows())
+        if not recording:
+            raise CommandError(NOTHING)
         target: Target = options["to"]
-        if target.is_open_stream:
-            self._show(selection, target, options["speed"], count)
-            return
-        rows = paced(selection.rows().iterator(chunk_size=CHUNK_ROWS), options["speed"])
         try:
-            self._write(rows, count, target.form)
+            if target.is_open_stream:
+                self._show(selection, target, options["speed"], len(recording))
+            else:
+                self._print(recording, target.form, options["speed"])
         except KeyboardInterrupt:
-            self.stdout.write("")
+            sys.exit(INTERRUPTED)
         except BrokenPipeError:
-            # The reader (head, less) has seen enough; nothing can be written any more.
+            # The reader (head, less) has seen enough; what Python flushes at its end has to go somewhere.
             with contextlib.suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -90,16 +92,24 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         self.stderr.write(f"Shown: {request.shown} events.")
 
-    def _write(self, rows: Iterable[RecordedEnvelope], count: int, form: str) -> None:
-        text = TextWriter()
-        writers: dict[str, Callable[[RecordedEnvelope], str]] = {"jsonl": as_jsonl, "sse": as_sse, "text": text}
-        with _progress(count, form) as progress:
-            for row in rows:
-                with progress.external_write_mode(file=sys.stdout):
-                    self.stdout.write(writers[form](row), ending="")
-                    self.stdout.flush()
+    def _print(self, recording: Recording, form: str, speed: float) -> None:
+        text = Transcript()
+        writers = {"jsonl": as_jsonl, "sse": as_sse, "text": text.add}
+        # At once, a flush for each of a million lines would take most of the time.
+        at_pace = speed > 0 or self.stdout.isatty()
+        with _progress(len(recording), form) as progress:
+            for row in paced(recording, speed):
+                self._write(writers[form](row), progress, flush=at_pace)
                 progress.update()
-            self.stdout.write(text.close(), ending="")
+            self._write(text.end(), progress, flush=True)
+
+    def _write(self, text: str, progress: "tqdm[Any]", *, flush: bool) -> None:
+        # On a terminal where the replay is written too, the bar makes room.
+        aside = progress.external_write_mode(file=sys.stdout)
+        with contextlib.nullcontext() if progress.disable else aside:
+            self.stdout.write(text, ending="")
+            if flush:
+                self.stdout.flush()
 
 
 class Target(NamedTuple):
@@ -121,7 +131,7 @@ def _target(text: str) -> Target:
         return Target(form)
     if form in ("stream", "session") and name:
         return Target(form, **{f"{form}_id": name})
-    raise argparse.ArgumentTypeError(f"{text!r} is none of jsonl, sse, text, stream:<stream_id>, session:<session_id>")
+    raise argparse.ArgumentTypeError(f"{text!r} is none of {TARGETS}")
 
 
 def _progress(count: int, form: str) -> "tqdm[Any]":
@@ -132,13 +142,11 @@ def _progress(count: int, form: str) -> "tqdm[Any]":
 
 def _moment(text: str) -> datetime:
     try:
-        day = parse_date(text)
-        moment = datetime(day.year, day.month, day.day) if day else parse_datetime(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time: {error}") from error
-    if moment is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 2026-02-26T21:14:05Z")
-    return moment if timezone.is_aware(moment) else timezone.make_aware(moment)
+        moment = datetime.fromisoformat(text)
+        # The year 1 in a zone east of Greenwich began before any year that there is.
+        return moment.astimezone(UTC) if timezone.is_aware(moment) else timezone.make_aware(moment)
+    except (ValueError, OverflowError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 2026-02-26T21:14:05Z") from error
 
 
 def _bound(text: str) -> Bound:
@@ -154,5 +162,5 @@ def _speed(text: str) -> float:
     except ValueError:
         speed = -1.0
     if not 0 <= speed < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no speed; 1 is as it was, 10 ten times as fast, 0 at once")
+        raise argparse.ArgumentTypeError(f"{text!r} is no speed: {SPEEDS}")
     return speed
