@@ -2,11 +2,13 @@
 
 import json
 from datetime import UTC, datetime
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.db.models.expressions import Combinable
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -30,6 +32,9 @@ from .filters import (
 )
 from .models import RecordedEnvelope, RecordedGap, RecorderRun, ReplayRequest
 from .timeline import timeline_of
+
+
+SEARCHED = ("turn_id", "conversation_id", "session_id", "user", "type")
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -70,9 +75,7 @@ class RecordedEnvelopeAdmin(ReadOnlyAdmin):
         TurnFilter, ConversationFilter, SessionFilter, "timestamp", RouteFilter, TypeFilter, MarkerFilter,
         TenantFilter, UserFilter,
     )  # fmt: skip
-    search_fields = (
-        "turn_id__exact", "conversation_id__exact", "session_id__exact", "user__exact", "type__exact",
-    )  # fmt: skip
+    search_fields = SEARCHED
     search_help_text = "A whole turn id, conversation id, session id, user or type"
     date_hierarchy = "timestamp"
     sortable_by = ("time",)
@@ -123,6 +126,21 @@ class RecordedEnvelopeAdmin(ReadOnlyAdmin):
         if any(request.GET.get(linking.parameter_name) for linking in linked):
             return ["epoch", "seq", "id"]
         return ["-timestamp", "-id"]
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[RecordedEnvelope], search_term: str
+    ) -> tuple[QuerySet[RecordedEnvelope], bool]:
+        """Find the columns that have the term, one seek in an index for each, and search only in those.
+
+        One query over all of them reads every row where the database cannot join its indexes.
+        """
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        having = [c for c in SEARCHED if RecordedEnvelope.objects.filter(**{c: term}).exists()]
+        if not having:
+            return queryset.none(), False
+        return queryset.filter(reduce(or_, (Q(**{column: term}) for column in having))), False
 
     @admin.display(description="time (UTC)", ordering="timestamp")
     def time(self, row: RecordedEnvelope) -> str:

@@ -15,6 +15,7 @@ from .querysets import RecordedEnvelopeQuerySet
 LISTED_ROWS = 10_000
 """Rows of one selection that the admin pages through; more are narrowed down, not paged through."""
 PERIODS = 400
+NARROW = ("turn_id", "conversation_id", "session_id")
 
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]
@@ -45,11 +46,27 @@ class BrowsedQuerySet(RecordedEnvelopeQuerySet):
     Django's own way truncates the date of every row; SQLite does that in Python.
     """
 
+    @property
+    def _narrow(self) -> bool:
+        """Whether a turn, a conversation or a session was chosen: few rows, found by their own index.
+
+        A seek in the index of times would pass over all other rows before it comes to one of these.
+        """
+        columns = [getattr(getattr(node, "lhs", None), "target", None) for node in _leaves(self.query.where)]
+        return any(column is not None and column.name in NARROW for column in columns)
+
+    def _times(self, field_name: str) -> list[datetime]:
+        rows = self.order_by().values_list(field_name, flat=True)[:LISTED_ROWS]
+        return sorted(moment for moment in rows if moment is not None)
+
     def datetimes(  # type: ignore[override]
         self, field_name: str, kind: str, order: str = "ASC", tzinfo: tzinfo | None = None
     ) -> list[datetime]:
         """Return the beginnings of the years, months or days that have a row, oldest first."""
         begin, following = _PERIODS[kind]
+        if self._narrow:
+            moments = self._times(field_name)
+            return sorted({begin(timezone.localtime(moment, tzinfo)) for moment in moments})[:PERIODS]
         rest = self.order_by(field_name).values_list(field_name, flat=True)
         found: list[datetime] = []
         moment = rest.first()
@@ -66,8 +83,17 @@ class BrowsedQuerySet(RecordedEnvelopeQuerySet):
 
     def _end(self, what: Min | Max) -> Any:
         column = what.get_source_expressions()[0].name
+        if self._narrow:
+            times = self._times(column)
+            return (times[0] if isinstance(what, Min) else times[-1]) if times else None
         order = column if isinstance(what, Min) else f"-{column}"
         return self.order_by(order).values_list(column, flat=True).first()
+
+
+def _leaves(node: Any) -> list[Any]:
+    """List the conditions below a WHERE."""
+    children = getattr(node, "children", None)
+    return [node] if children is None else [leaf for child in children for leaf in _leaves(child)]
 
 
 def _year(moment: datetime) -> datetime:

@@ -47,6 +47,7 @@ class RecordedEnvelope(models.Model):
             models.Index(fields=["tenant", "project", "-timestamp"], name="recorded_by_scope"),
             models.Index(fields=["type", "-timestamp"], name="recorded_by_type"),
             models.Index(fields=["user", "-timestamp"], name="recorded_by_user"),
+            models.Index(fields=["route", "-timestamp"], name="recorded_by_route"),
         ]
 
     def __str__(self) -> str:
