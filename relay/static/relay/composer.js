@@ -81,7 +81,7 @@ export class Composer {
     else sessionStorage.removeItem(DRAFT + this.conversationId);
     const isEmpty = !value.trim() && !this.files.length;
     this.send.disabled = isEmpty;
-    this.send.textContent = this.busy ? "Send as followup" : "Send";
+    this.send.textContent = this.busy ? "Follow up" : "Send";
     show(this.stop, this.busy);
     show(this.interrupt, this.busy && !isEmpty);
     this.text.style.height = "auto";

@@ -42,6 +42,7 @@ $("attach").addEventListener("click", () => $("picker").click());
 $("reconnect").addEventListener("click", () => chat.reconnect());
 for (const link of document.querySelectorAll("a.new")) link.addEventListener("click", (event) => newConversation(event));
 $("menu").addEventListener("click", () => toggleSidebar());
+$("scroller").addEventListener("click", () => toggleSidebar(false));
 $("sidebar").addEventListener("click", (event) => event.target.closest("a") && toggleSidebar(false));
 $("sidebar").addEventListener("keydown", (event) => event.key === "Escape" && toggleSidebar(false));
 window.addEventListener("hashchange", () => chat.openFromAddress());

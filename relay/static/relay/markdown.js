@@ -21,8 +21,10 @@ export class MarkdownView {
     this.sources = [];
   }
 
-  update(text) {
+  /** `growing`: more is to come, so the first line of a table waits for the one that makes it a table. */
+  update(text, growing = false) {
     const blocks = splitBlocks(text);
+    if (growing && /^\s*\|[^\n]*(?:\n[\s|:-]*)?$/.test(blocks.at(-1) ?? "") && !isTable(blocks.at(-1).split("\n"), 0)) blocks.pop();
     let same = 0;
     while (same < blocks.length && same < this.sources.length && blocks[same] === this.sources[same]) same++;
     while (this.element.childNodes.length > same) this.element.lastChild.remove();
@@ -179,7 +181,7 @@ function listItem(source, loose, depth) {
   const item = h("li", { class: task ? "task" : null });
   if (task) item.append(h("input", { type: "checkbox", disabled: true, checked: task[1] !== " " }));
   const body = renderMarkdown(task ? source.slice(task[0].length) : source, depth + 1);
-  if (!loose) for (const paragraph of body.querySelectorAll(":scope > p")) paragraph.replaceWith(...paragraph.childNodes);
+  if (!loose) for (const node of [...body.children]) if (node.tagName === "P") node.replaceWith(...node.childNodes);
   item.append(body);
   return item;
 }

@@ -18,6 +18,7 @@ export class Turn {
     this.user = null;
     this.status = "accepted";
     this.absorbedBy = "";
+    this.error = null;
     this.#empty();
   }
 
@@ -27,7 +28,6 @@ export class Turn {
     this.cards = [];
     this.followups = [];
     this.usage = "";
-    this.error = null;
     this.finalAnswer = "";
     this.applied = "";
     this.whole = false;
@@ -66,17 +66,30 @@ export class Turn {
     this.kind = row.kind ?? this.kind;
     this.absorbedBy = row.absorbed_by ?? this.absorbedBy;
     if (!ENDED.has(row.status)) return this.#loadUnfinished(row);
-    this.#empty();
-    this.status = row.status;
-    this.whole = this.sealed = true;
     const outcome = row.outcome ?? {};
+    this.status = row.status;
+    this.error = row.error && Object.keys(row.error).length ? row.error : null;
+    if (!outcome.markers?.length && this.streams.size) this.#loadInterrupted(answer);
+    else this.#loadOutcome(outcome, answer);
+    this.sealed = true;
+  }
+
+  /** Nobody could store what was streamed last: keep what is shown, where it is more. */
+  #loadInterrupted(answer) {
+    this.whole = false;
+    this.finalAnswer = answer.length > this.answer.length ? answer : "";
+    this.#close();
+  }
+
+  #loadOutcome(outcome, answer) {
+    this.#empty();
+    this.whole = true;
     for (const item of outcome.markers ?? []) this.#stream(item.marker, item).text = item.text ?? "";
     for (const stream of this.streams.values()) stream.completed = true;
     for (const step of outcome.steps ?? []) this.steps.set(step.step, step);
     this.followups = followupItems(outcome.followups);
     this.usage = usageLine(outcome.usage);
     this.finalAnswer = outcome.final_answer || answer;
-    this.error = row.error && Object.keys(row.error).length ? row.error : null;
   }
 
   #loadUnfinished(row) {

@@ -79,8 +79,8 @@ export class Transcript {
       status === "retrying" && " Trying again by itself.");
     const button = (text, act) => h("button", { type: "button", class: "quiet", text, on: { click: () => act(submission) } });
     const buttons = [
-      failed && button("Send again", this.actions.resend),
-      (failed || status === "retrying") && button("Back to the draft", this.actions.discard),
+      failed && button("Send again", (item) => this.actions.resend(item)),
+      (failed || status === "retrying") && button("Back to the draft", (item) => this.actions.discard(item)),
     ];
     return h("article", { class: "turn pending", data: { status } },
       h("div", { class: "said" }, saidNodes({ text: message.text, attachments })), note, h("p", { class: "buttons" }, buttons));

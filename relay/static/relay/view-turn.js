@@ -9,7 +9,7 @@ const STATES = { running: "running", started: "running", completed: "done", erro
 const NOTES = {
   stopped: "Stopped. What was said so far stays.",
   error: "This turn ended with an error.",
-  interrupted: "The answer was interrupted: the server that was writing it went away. Nothing is run again by itself.",
+  interrupted: "The answer was interrupted. Nothing is run again by itself.",
 };
 
 /**
@@ -145,7 +145,7 @@ export class TurnView {
     const { turn } = this;
     const text = turn.answer;
     show(this.answer, Boolean(text));
-    this.#once("answer", text, () => this.answerText.update(text));
+    this.#once("answer", `${turn.ended}|${text}`, () => this.answerText.update(text, !turn.ended));
     const busy = String(!turn.ended);
     if (this.answer.getAttribute("aria-busy") !== busy) this.answer.setAttribute("aria-busy", busy);
     show(this.waiting, turn.status === "running");
@@ -188,11 +188,11 @@ export class TurnView {
   #drawOutcome() {
     const { turn } = this;
     const note = NOTES[turn.status];
-    show(this.outcome, Boolean(note || turn.lost));
+    show(this.outcome, Boolean(note || (turn.lost && !turn.ended)));
     this.outcome.className = `outcome ${turn.status}`;
     this.outcome.setAttribute("role", turn.status === "stopped" ? "status" : "alert");
     const lost = "The beginning of this answer could not be recovered; the whole answer is shown when it is complete.";
-    const words = turn.status === "error" ? (turn.error?.error ?? note) : note ?? lost;
+    const words = turn.error?.error ?? note ?? lost;
     const again = turn.status === "interrupted" || turn.status === "error";
     const button = again && turn.user?.text &&
       h("button", { type: "button", class: "again", text: "Try again", on: { click: () => this.actions.tryAgain(turn) } });
