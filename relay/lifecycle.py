@@ -18,7 +18,7 @@ from typing import Any
 from channels.db import database_sync_to_async
 
 from comm import publisher, services, sinks
-from comm.bundles.registry import aclose_bundles
+from comm.bundles.registry import aclose_bundles, load_bundles
 from comm.conf import comm_settings
 from comm.turns.runner import TurnRunner, get_runner, set_runner
 
@@ -81,6 +81,7 @@ class Lifecycle:
 
     async def _start(self) -> None:
         redact_query_tokens()
+        load_bundles()
         layer = history_layer()
         if not layer.shared:
             await database_sync_to_async(self._ownership.take)()

@@ -43,6 +43,16 @@ def get_bundle(bundle_id: str = "") -> Bundle:
     return bundle
 
 
+def load_bundles() -> None:
+    """Import every registered bundle: what it imports would hold up the event loop at its first turn."""
+    for bundle_id, path in comm_settings().BUNDLES.items():
+        try:
+            import_string(path)
+        except ImportError:
+            # The other bundles can answer; the turns of this one tell.
+            logger.exception("Bundle %s cannot be imported", bundle_id)
+
+
 async def aclose_bundles() -> None:
     """Close the bundles that this process has used; the next `get_bundle` makes new ones."""
     made, _made[:] = list(_made), []

@@ -101,9 +101,12 @@ async def test_images_are_not_sent_where_the_model_reads_none(
     configure(IMAGES=False)
     server.plan(says("I see nothing."))
 
-    await talk("What is it?", attachments=[attach("dot.png", PNG, "image/png")]).run()
+    files = [attach("dot.png", PNG, "image/png"), attach("note.txt", b"One line.", "text/plain")]
+    await talk("What is it?", attachments=files).run()
 
-    assert "the model does not read images" in server.requests[0].messages[-1]["content"]
+    content = server.requests[0].messages[-1]["content"]
+    assert "the model does not read images" in content
+    assert "One line." in content
 
 
 async def test_images_over_the_limit_are_named(

@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from comm.bundles import Bundle, get_bundle
+from comm.bundles import Bundle, TurnContext, get_bundle
 from comm.bundles.llm.bundle import LlmBundle
 from comm.bundles.llm.checks import check_llm_settings
 from comm.bundles.llm.conf import llm_settings
-from comm.bundles.registry import aclose_bundles
+from comm.bundles.registry import aclose_bundles, load_bundles
 from tests.clients import ChatClient, text_of
 from tests.comm.bundles.llm.modelserver import Exchange, ModelServer, refuses, says
 from tests.servers import ROOT, ServerProcess
@@ -29,6 +29,16 @@ print(json.dumps([known_bundle_id(""), bundle_ids(), "openai" in sys.modules]))
 """
 
 
+def run_script(script: str, env: dict[str, str], folder: Path) -> str:
+    """Run Python in a process with just these settings; return what it prints."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("LLM_", "DEFAULT_"))}
+    whole = {**clean, "DJANGO_SETTINGS_MODULE": "project.settings", "DATA_DIR": str(folder), **env}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, env=whole, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
 @pytest.mark.parametrize(
     ("env", "shown"),
     [
@@ -40,14 +50,7 @@ print(json.dumps([known_bundle_id(""), bundle_ids(), "openai" in sys.modules]))
     ],
 )  # fmt: skip
 def test_two_settings_make_it_the_default_bundle(env: dict[str, str], shown: str, tmp_path: Path) -> None:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("LLM_", "DEFAULT_"))}
-    whole = {**clean, "DJANGO_SETTINGS_MODULE": "project.settings", "DATA_DIR": str(tmp_path), **env}
-
-    done = subprocess.run(
-        [sys.executable, "-c", SHOW], cwd=ROOT, env=whole, capture_output=True, text=True, timeout=60
-    )
-
-    assert done.stdout.strip() == shown, done.stderr
+    assert run_script(SHOW, env, tmp_path) == shown
 
 
 @pytest.mark.parametrize(
@@ -87,6 +90,9 @@ class Closing(Bundle):
 
     closed = 0
 
+    async def run(self, turn: TurnContext) -> None:
+        await turn.communicator.delta("answer", "Yes.")
+
     async def aclose(self) -> None:
         Closing.closed += 1
         raise OSError("the cable is out")
@@ -104,6 +110,24 @@ async def test_used_bundles_are_closed_with_the_process_once(settings: Any) -> N
 
     assert Closing.closed == before + 2
     assert get_bundle("one") is not first
+
+
+def test_bundle_that_cannot_be_imported_is_told_and_keeps_no_other_back(
+    settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.COMM = {**settings.COMM, "BUNDLES": {"broken": "no.such.Bundle", "one": f"{__name__}.Closing"}}
+
+    load_bundles()
+
+    assert "Bundle broken cannot be imported" in caplog.text
+    assert isinstance(get_bundle("one"), Bundle)
+
+
+def test_sdk_is_imported_before_the_first_turn(tmp_path: Path) -> None:
+    env = {"LLM_BASE_URL": "http://127.0.0.1:1/v1", "LLM_MODEL": "m"}
+    load = SHOW.replace("print", "from comm.bundles.registry import load_bundles; load_bundles(); print")
+
+    assert run_script(load, env, tmp_path).endswith("true]")
 
 
 @pytest.fixture
@@ -179,6 +203,18 @@ async def test_stop_of_the_user_reaches_the_model_server_and_a_failure_the_user(
     assert error["retry_after"] == 60
     assert refused[-1].data["data"]["completion"] == "error"
     assert httpx.get(f"{process.url}/health").json()["turns"] == 0
+
+
+@pytest.mark.server
+async def test_server_that_stops_closes_its_bundles(backchannel: Callable[..., ServerProcess]) -> None:
+    process = await asyncio.to_thread(backchannel(BUNDLES=f"closing={__name__}.Closing").start)
+
+    async with ChatClient(process.url) as client, client.stream() as stream:
+        await client.send("Hello", bundle_id="closing")
+        await stream.until_idle()
+    await asyncio.to_thread(process.stop)
+
+    assert "Bundle Closing could not be closed" in process.output()
 
 
 def test_path_in_the_settings_is_the_bundle(settings: Any) -> None:

@@ -5,8 +5,11 @@ from collections.abc import Callable
 
 import pytest
 
+from comm import ChatCommunicator, TurnLost
+from comm.bundles import TurnContext, TurnMessage
 from comm.bundles.llm.bundle import LlmBundle
 from comm.bundles.llm.tools import tool
+from tests.comm.bundles.conftest import SCOPE
 from tests.comm.bundles.llm.conversing import LlmTalk
 from tests.comm.bundles.llm.modelserver import Exchange, ModelServer, calls, refuses, says
 from tests.waiting import aeventually
@@ -102,6 +105,28 @@ async def test_stop_cancels_the_tools_that_run(
 
     assert cancelled == ["wait_for_ever"] * 2
     assert turn.states("tool.1") == turn.states("tool.2") == ["started", "skipped"]
+
+
+async def test_turn_that_is_lost_leaves_no_tool_running(
+    server: ModelServer, bundle: LlmBundle, configure: Configure, make_comm: Callable[..., ChatCommunicator]
+) -> None:
+    configure(TOOLS=[f"{__name__}.wait_for_ever", "comm.bundles.llm.toolkit"])
+    cancelled.clear()
+    server.plan(calls(("wait_for_ever", {}), ("calculate", {"expression": "1+1"})))
+
+    def guard() -> None:
+        if "tool.2" in [step["step"] for step in comm.steps]:
+            raise TurnLost("another process has it")
+
+    async def absorb() -> TurnMessage | None:
+        return None
+
+    comm = make_comm(guard=guard)
+    with pytest.raises(TurnLost):
+        async with asyncio.timeout(5):
+            await bundle.run(TurnContext(SCOPE, TurnMessage("Hello?", "turn-1"), [], comm, absorb))
+
+    assert cancelled == ["wait_for_ever"]
 
 
 async def test_cancelled_turn_closes_the_request(server: ModelServer, talk: MakeLlmTalk) -> None:

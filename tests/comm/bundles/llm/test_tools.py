@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
+from asgiref.sync import ThreadSensitiveContext
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 
@@ -16,6 +17,7 @@ from comm.bundles import TurnContext
 from comm.bundles.llm.tools import ToolError, configured_tools, tool
 from tests.comm.bundles.llm.conversing import LlmTalk
 from tests.comm.bundles.llm.modelserver import Exchange, ModelServer, calls, says
+from tests.waiting import aeventually
 
 MakeLlmTalk = Callable[..., LlmTalk]
 Configure = Callable[..., None]
@@ -72,6 +74,7 @@ async def refuse() -> str:
 def sleep_long() -> str:
     """Hold up the thread for longer than a tool may."""
     time.sleep(0.6)
+    woken.append("sleep_long")
     return "late"
 
 
@@ -82,6 +85,7 @@ async def much() -> str:
 
 
 meetings: list[str] = []
+woken: list[str] = []
 
 
 def result_of(exchange: Exchange) -> list[str]:
@@ -222,6 +226,21 @@ async def test_synchronous_tool_may_use_the_database(
     await talk().run()
 
     assert result_of(server.requests[1]) == ["42"]
+
+
+async def test_synchronous_tool_that_hangs_does_not_hold_up_the_end_of_the_turn(
+    server: ModelServer, talk: MakeLlmTalk, configure: Configure
+) -> None:
+    configure(TOOLS=[f"{__name__}.sleep_long"], TOOL_TIMEOUT_SECONDS=0.1)
+    server.plan(calls(("sleep_long", {})), says("It sleeps."))
+    woken.clear()
+
+    async with ThreadSensitiveContext():
+        turn = await talk().run()
+
+    assert woken == []
+    assert turn.text() == "It sleeps."
+    await aeventually(lambda: woken)
 
 
 async def test_calls_without_index_or_with_one_index_for_all_are_told_apart(
