@@ -22,7 +22,7 @@ ROWS_PER_TURN = 1000
 RUNS = 7
 
 COLUMNS = (
-    "session_id, epoch, seq, event, timestamp, target_sid, data, tenant, project, \"user\", conversation_id, turn_id, "
+    'session_id, epoch, seq, event, timestamp, target_sid, data, tenant, project, "user", conversation_id, turn_id, '
     "type, route, agent, marker"
 )
 SERIES = {
@@ -50,7 +50,9 @@ def fill(rows: int) -> float:
     """Write the rows in one statement; return the seconds it took."""
     from django.db import connection
 
-    series, moment, turn = (part.format(rows=rows, per_turn=ROWS_PER_TURN) for part in SERIES[connection.vendor])
+    series, moment, turn = (
+        part.format(rows=rows, per_turn=ROWS_PER_TURN) for part in SERIES[connection.vendor]
+    )
     last = f"n %% {ROWS_PER_TURN} = {ROWS_PER_TURN - 1}"
     began = time.perf_counter()
     with connection.cursor() as cursor:
@@ -59,7 +61,8 @@ def fill(rows: int) -> float:
             f"INSERT INTO recorder_recordedenvelope ({COLUMNS}) {series} SELECT 'session-' || {turn}, 1772140445267, "
             f"n %% {ROWS_PER_TURN} + 1, CASE WHEN {last} THEN 'chat_complete' ELSE 'chat_delta' END, {moment}, '', %s, "
             f"CASE WHEN n %% 7 = 0 THEN 'umbrella' ELSE 'acme' END, 'shop', 'user-' || (n / 50000), "
-            f"'conversation-' || {turn}, 'turn-' || {turn}, CASE WHEN {last} THEN 'chat.complete' ELSE 'chat.delta' END, "
+            f"'conversation-' || {turn}, 'turn-' || {turn}, "
+            f"CASE WHEN {last} THEN 'chat.complete' ELSE 'chat.delta' END, "
             f"CASE WHEN {last} THEN 'chat_complete' ELSE 'chat_delta' END, 'assistant', "
             f"CASE WHEN {last} THEN '' WHEN n %% 3 = 0 THEN 'thinking' ELSE 'answer' END FROM series",
             [BODY],

@@ -3,10 +3,9 @@
 from typing import Any
 
 from benchmarks.emitting import Control
-from project.asgi import application as backchannel
-
 from comm.envelope import ConversationContext, Delta, Envelope, Event, ServiceContext, stamp
 from comm.publisher import publish
+from project.asgi import application as backchannel
 
 SERVICE = ServiceContext("benchmark", "default", "default", "", "anonymous")
 EVENT = Event("assistant", "stream", "running")

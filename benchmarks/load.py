@@ -89,7 +89,9 @@ class Load:
 
         async def one(path: str) -> None:
             async with gate:
-                request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n".encode()
+                request = (
+                    f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n".encode()
+                )
                 sock = socket.create_connection(("127.0.0.1", self.port))
                 sock.setblocking(False)
                 transport, protocol = await asyncio.get_running_loop().create_connection(

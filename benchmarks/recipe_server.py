@@ -30,7 +30,9 @@ class PlainConsumer(AsyncHttpConsumer):
         query = self.scope["query_string"].decode()
         self.group = "chat-" + query.partition("user_session_id=")[2].partition("&")[0]
         await self.channel_layer.group_add(self.group, self.channel_name)
-        await self.send_headers(headers=[(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")])
+        await self.send_headers(
+            headers=[(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
+        )
         await self.send_body(b"event: ready\ndata: {}\n\n", more_body=True)
 
     async def chat_event(self, message: Any) -> None:

@@ -122,7 +122,9 @@ def stream_path(session: int, stream: int = 0) -> str:
 # --- the workloads ----------------------------------------------------------------------------------------------
 
 
-async def emit(server: Server, load: Load, sessions: list[str], events: int, rate: float, receivers: int) -> Figures:
+async def emit(
+    server: Server, load: Load, sessions: list[str], events: int, rate: float, receivers: int
+) -> Figures:
     """Emit events, wait for them, and tell what both sides saw."""
     load.lost = load.out_of_order = load.received = 0
     before = await server.ask("/bench/state")
@@ -230,7 +232,9 @@ def measure(runs: int, scale: float) -> dict[str, list[Figures]]:
         for subject in SUBJECTS:
             figures: Figures = {}
             for workload, size in WORKLOADS:
-                print(f"run {run + 1}/{runs}: {subject.name}: {workload.__name__}", file=sys.stderr, flush=True)
+                print(
+                    f"run {run + 1}/{runs}: {subject.name}: {workload.__name__}", file=sys.stderr, flush=True
+                )
                 figures.update(asyncio.run(workload(subject, int(size * scale))))
             results[subject.name].append(figures)
     return results
@@ -239,7 +243,10 @@ def measure(runs: int, scale: float) -> dict[str, list[Figures]]:
 def table(results: dict[str, list[Figures]], runs: int) -> str:
     """Return the results as Markdown: medians, with the ratio to the plain recipe."""
     names = list(results)
-    medians = {name: {key: statistics.median(f[key] for f in runs_) for key in runs_[0]} for name, runs_ in results.items()}
+    medians = {
+        name: {key: statistics.median(f[key] for f in runs_) for key in runs_[0]}
+        for name, runs_ in results.items()
+    }
     recipe = medians[names[-1]]
     lines = [f"| | {' | '.join(names)} | ratio |", "|---|" + "---:|" * (len(names) + 1)]
     for key in recipe:
@@ -255,7 +262,11 @@ def _number(value: float) -> str:
 def _ratio(key: str, ours: float, theirs: float) -> str:
     if key.startswith(("lost", "doubled")) or not ours or not theirs:
         return ""
-    return f"{ours / theirs:.1f}×" if "/s" in key and "µs" not in key and "ms" not in key else f"{theirs / ours:.1f}× less"
+    return (
+        f"{ours / theirs:.1f}×"
+        if "/s" in key and "µs" not in key and "ms" not in key
+        else f"{theirs / ours:.1f}× less"
+    )
 
 
 def machine() -> str:
@@ -264,7 +275,9 @@ def machine() -> str:
     for line in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines():
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
-    packages = ", ".join(f"{p} {version(p)}" for p in ("django", "channels", "uvicorn", "uvloop", "httptools", "msgspec"))
+    packages = ", ".join(
+        f"{p} {version(p)}" for p in ("django", "channels", "uvicorn", "uvloop", "httptools", "msgspec")
+    )
     return f"{model}, {os.cpu_count()} cores; Python {platform.python_version()}, {packages}"
 
 

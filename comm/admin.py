@@ -31,7 +31,9 @@ class ReadOnly:
 
 def pretty(value: object) -> SafeString:
     """Return a JSON value, indented and escaped."""
-    return format_html("<pre style='white-space:pre-wrap;margin:0'>{}</pre>", json.dumps(value, indent=2, ensure_ascii=False))
+    return format_html(
+        "<pre style='white-space:pre-wrap;margin:0'>{}</pre>", json.dumps(value, indent=2, ensure_ascii=False)
+    )
 
 
 def link(row: Model | None, text: str) -> str:
@@ -39,7 +41,11 @@ def link(row: Model | None, text: str) -> str:
     if row is None:
         return ""
     meta = row._meta
-    return format_html('<a href="{}">{}</a>', reverse(f"admin:{meta.app_label}_{meta.model_name}_change", args=[row.pk]), text)
+    return format_html(
+        '<a href="{}">{}</a>',
+        reverse(f"admin:{meta.app_label}_{meta.model_name}_change", args=[row.pk]),
+        text,
+    )
 
 
 class TurnsOfConversation(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]

@@ -30,7 +30,10 @@ def check_comm_settings(**kwargs: Any) -> list[CheckMessage]:
             found.append(Error(str(error), id="comm.E005"))
     if conf.DEFAULT_BUNDLE not in conf.BUNDLES:
         found.append(
-            Error(f"COMM['DEFAULT_BUNDLE'] is {conf.DEFAULT_BUNDLE!r}, which is not in COMM['BUNDLES']", id="comm.E003")
+            Error(
+                f"COMM['DEFAULT_BUNDLE'] is {conf.DEFAULT_BUNDLE!r}, which is not in COMM['BUNDLES']",
+                id="comm.E003",
+            )
         )
     if conf.TURN_RENEW_SECONDS * 2 > conf.TURN_LEASE_SECONDS:
         found.append(

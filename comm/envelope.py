@@ -105,7 +105,9 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def socket_event(self) -> str:
         """The route this envelope travels on: its own where it names a known one, else its type's."""
-        return self.route if isinstance(self.route, str) and self.route in KNOWN_ROUTES else route_of(self.type)
+        return (
+            self.route if isinstance(self.route, str) and self.route in KNOWN_ROUTES else route_of(self.type)
+        )
 
     def encode(self) -> bytes:
         """Return the envelope as one line of UTF-8 JSON; EnvelopeInvalid names what can't be encoded."""

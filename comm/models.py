@@ -30,7 +30,9 @@ class Conversation(models.Model):
             )
         ]
         indexes = [
-            models.Index(fields=["tenant", "project", "owner", "-last_activity_at"], name="conversation_by_owner")
+            models.Index(
+                fields=["tenant", "project", "owner", "-last_activity_at"], name="conversation_by_owner"
+            )
         ]
 
     def __str__(self) -> str:
@@ -69,7 +71,9 @@ class Turn(models.Model):
     user_type = models.CharField(max_length=20, default="anonymous")
     request_id = models.CharField(max_length=64, blank=True)
     origin_stream_id = models.CharField(max_length=200, blank=True)
-    request = models.JSONField(default=dict, help_text="text, payload, config, timezone: what the bundle is handed")
+    request = models.JSONField(
+        default=dict, help_text="text, payload, config, timezone: what the bundle is handed"
+    )
     absorbed_by = models.CharField(max_length=64, blank=True)
 
     owner_channel = models.CharField(max_length=100, blank=True)
@@ -77,7 +81,9 @@ class Turn(models.Model):
     lease_until = models.DateTimeField(null=True, blank=True)
     stop_requested_at = models.DateTimeField(null=True, blank=True)
 
-    first_position = models.CharField(max_length=40, blank=True, help_text="the position before its first event")
+    first_position = models.CharField(
+        max_length=40, blank=True, help_text="the position before its first event"
+    )
     error = models.JSONField(default=dict, blank=True)
     outcome = models.JSONField(default=dict, blank=True, help_text="folded markers, steps, followups, usage")
     accepted_at = models.DateTimeField(auto_now_add=True)

@@ -93,7 +93,9 @@ class Progress:
                     "status": event.status,
                     "title": event.title,
                     "agent": event.agent,
-                    "markdown": event.markdown[:KEPT_NOTE_CHARACTERS] if isinstance(event.markdown, str) else "",
+                    "markdown": event.markdown[:KEPT_NOTE_CHARACTERS]
+                    if isinstance(event.markdown, str)
+                    else "",
                 }
         elif envelope.type == "chat.followups":
             items = envelope.data.get("items")

@@ -24,9 +24,14 @@ class ReplayForm(forms.Form):
         max_length=200, required=False, label="To the stream", help_text="the stream_id of an open stream"
     )
     session_id = forms.CharField(
-        max_length=100, required=False, label="or to the session", help_text="every open stream of this session"
+        max_length=100,
+        required=False,
+        label="or to the session",
+        help_text="every open stream of this session",
     )
-    speed = forms.FloatField(min_value=0, max_value=1000, initial=1, help_text="1 as it was, 10 ten times as fast, 0 at once")
+    speed = forms.FloatField(
+        min_value=0, max_value=1000, initial=1, help_text="1 as it was, 10 ten times as fast, 0 at once"
+    )
 
     def clean(self) -> dict[str, Any]:
         """Ask for exactly one target."""
@@ -44,7 +49,9 @@ def export_jsonl(
     rows = queryset.order_by("epoch", "seq", "id")
     lines = (row.relay_line() + "\n" for row in rows.iterator(chunk_size=CHUNK_ROWS))
     response = StreamingHttpResponse(lines, content_type="application/x-ndjson")
-    response["Content-Disposition"] = f'attachment; filename="recordings-{time.strftime("%Y%m%d-%H%M%S")}.jsonl"'
+    response["Content-Disposition"] = (
+        f'attachment; filename="recordings-{time.strftime("%Y%m%d-%H%M%S")}.jsonl"'
+    )
     return response
 
 
@@ -69,7 +76,9 @@ def replay_to_stream(
             total=len(chosen),
             requested_by=request.user.get_username(),
         )
-        modeladmin.message_user(request, f"Replay {replay.pk} of {len(chosen)} events was handed to the server.")
+        modeladmin.message_user(
+            request, f"Replay {replay.pk} of {len(chosen)} events was handed to the server."
+        )
         return None
     context = {
         **modeladmin.admin_site.each_context(request),

@@ -18,7 +18,7 @@ from django.utils.html import format_html
 from comm.models import Turn
 
 from .actions import export_jsonl, replay_to_stream
-from .browsing import LISTED_ROWS, BoundedPaginator, BrowsedQuerySet
+from .browsing import LISTED_ROWS, TIMED, BoundedPaginator, BrowsedQuerySet
 from .filters import (
     ConversationFilter,
     MarkerFilter,
@@ -28,11 +28,11 @@ from .filters import (
     TurnFilter,
     TypeFilter,
     UserFilter,
+    only,
     shortened,
 )
 from .models import RecordedEnvelope, RecordedGap, RecorderRun, ReplayRequest
 from .timeline import timeline_of
-
 
 SEARCHED = ("turn_id", "conversation_id", "session_id", "user", "type")
 
@@ -125,7 +125,8 @@ class RecordedEnvelopeAdmin(ReadOnlyAdmin):
         linked = (TurnFilter, ConversationFilter, SessionFilter)
         if any(request.GET.get(linking.parameter_name) for linking in linked):
             return ["epoch", "seq", "id"]
-        return ["-timestamp", "-id"]
+        timed = next((column for column in TIMED if request.GET.get(column)), None)
+        return [*([timed] if timed else []), "-timestamp", "-id"]
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[RecordedEnvelope], search_term: str
@@ -140,6 +141,8 @@ class RecordedEnvelopeAdmin(ReadOnlyAdmin):
         having = [c for c in SEARCHED if RecordedEnvelope.objects.filter(**{c: term}).exists()]
         if not having:
             return queryset.none(), False
+        if len(having) == 1 and having[0] in TIMED:
+            return queryset.filter(only(having[0], term)).order_by(having[0], "-timestamp", "-id"), False
         return queryset.filter(reduce(or_, (Q(**{column: term}) for column in having))), False
 
     @admin.display(description="time (UTC)", ordering="timestamp")
@@ -255,7 +258,11 @@ class ReplayRequestAdmin(ReadOnlyAdmin):
     @admin.display(description="to")
     def target(self, replay: ReplayRequest) -> str:
         """The stream or the session, in part."""
-        return f"stream {shortened(replay.stream_id)}" if replay.stream_id else f"session {shortened(replay.session_id)}"
+        return (
+            f"stream {shortened(replay.stream_id)}"
+            if replay.stream_id
+            else f"session {shortened(replay.session_id)}"
+        )
 
 
 def _readable(moment: datetime) -> str:

@@ -15,6 +15,8 @@ from .querysets import RecordedEnvelopeQuerySet
 LISTED_ROWS = 10_000
 """Rows of one selection that the admin pages through; more are narrowed down, not paged through."""
 PERIODS = 400
+TIMED = ("type", "route", "user")
+"""Columns with an index that goes on by time, newest first."""
 NARROW = ("turn_id", "conversation_id", "session_id")
 
 
@@ -55,6 +57,14 @@ class BrowsedQuerySet(RecordedEnvelopeQuerySet):
         columns = [getattr(getattr(node, "lhs", None), "target", None) for node in _leaves(self.query.where)]
         return any(column is not None and column.name in NARROW for column in columns)
 
+    def _by_time(self, field_name: str, *, newest_first: bool = False) -> "BrowsedQuerySet":
+        """Order by time, along the index of the column that was chosen, where there is one."""
+        columns = [getattr(getattr(node, "lhs", None), "target", None) for node in _leaves(self.query.where)]
+        chosen = next((c.name for c in columns if c is not None and c.name in TIMED), None)
+        if newest_first:
+            return self.order_by(*([chosen] if chosen else []), f"-{field_name}")
+        return self.order_by(*([f"-{chosen}"] if chosen else []), field_name)
+
     def _times(self, field_name: str) -> list[datetime]:
         rows = self.order_by().values_list(field_name, flat=True)[:LISTED_ROWS]
         return sorted(moment for moment in rows if moment is not None)
@@ -67,7 +77,7 @@ class BrowsedQuerySet(RecordedEnvelopeQuerySet):
         if self._narrow:
             moments = self._times(field_name)
             return sorted({begin(timezone.localtime(moment, tzinfo)) for moment in moments})[:PERIODS]
-        rest = self.order_by(field_name).values_list(field_name, flat=True)
+        rest = self._by_time(field_name).values_list(field_name, flat=True)
         found: list[datetime] = []
         moment = rest.first()
         while moment is not None and len(found) < PERIODS:
@@ -86,8 +96,8 @@ class BrowsedQuerySet(RecordedEnvelopeQuerySet):
         if self._narrow:
             times = self._times(column)
             return (times[0] if isinstance(what, Min) else times[-1]) if times else None
-        order = column if isinstance(what, Min) else f"-{column}"
-        return self.order_by(order).values_list(column, flat=True).first()
+        rows = self._by_time(column, newest_first=isinstance(what, Max))
+        return rows.values_list(column, flat=True).first()
 
 
 def _leaves(node: Any) -> list[Any]:

@@ -4,11 +4,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import msgspec
 from channels.db import database_sync_to_async
-from django.db.models import Q
 
 from comm.envelope import Envelope, decode_envelope
 from comm.history import Position
@@ -16,6 +17,7 @@ from comm.publisher import show
 from comm.services import Service
 
 from .models import RecordedEnvelope, ReplayRequest
+from .replay import Recording
 from .selection import Selection
 
 logger = logging.getLogger(__name__)
@@ -54,7 +56,10 @@ class ReplayDesk(Service):
     async def _keep_looking(self) -> None:
         while True:
             try:
-                while len(self._replays) < REPLAYS_AT_ONCE and (request := await self._database(_take)) is not None:
+                while (
+                    len(self._replays) < REPLAYS_AT_ONCE
+                    and (request := await self._database(_take)) is not None
+                ):
                     replay = asyncio.create_task(self._replay(request), name=str(request))
                     self._replays.add(replay)
                     replay.add_done_callback(self._replays.discard)
@@ -72,7 +77,9 @@ class ReplayDesk(Service):
         except Exception:
             # One request's trouble is not the next one's; whoever asked is told.
             logger.exception("%s failed", request)
-            await self._end(request, ReplayRequest.State.FAILED, "it failed; the server's log has the details")
+            await self._end(
+                request, ReplayRequest.State.FAILED, "it failed; the server's log has the details"
+            )
         else:
             await self._end(request, ReplayRequest.State.DONE)
 
@@ -83,7 +90,7 @@ class ReplayDesk(Service):
         async for row in self._rows(selection):
             envelope = decode_envelope(row.data)
             first_ms = envelope.ts if first_ms is None else first_ms
-            due = (envelope.ts - first_ms) / 1000 / request.speed if request.speed else 0.0
+            due = max(0, envelope.ts - first_ms) / 1000 / request.speed if request.speed else 0.0
             await _sleep_until(loop, began + max(due, request.shown / FASTEST_PER_SECOND))
             await show(
                 as_replay(envelope, row.position),
@@ -92,19 +99,18 @@ class ReplayDesk(Service):
             )
             request.shown += 1
             if request.shown % CHUNK_ROWS == 0:
-                await self._database(lambda: request.save(update_fields=["shown"]))
+                await self._database(partial(request.save, update_fields=["shown"]))
 
     async def _rows(self, selection: Selection) -> AsyncIterator[RecordedEnvelope]:
-        """Yield the selected rows in order, a chunk at a time: each goes on after the last one's place."""
-        last: RecordedEnvelope | None = None
-        while chunk := await self._database(lambda: _chunk(selection, last)):
+        """Yield the selected rows as they were delivered, read a chunk at a time."""
+        rows = iter(await self._database(lambda: Recording(selection.rows())))
+        while chunk := await self._database(lambda: list(islice(rows, CHUNK_ROWS))):
             for row in chunk:
                 yield row
-            last = chunk[-1]
 
     async def _end(self, request: ReplayRequest, state: str, error: str = "") -> None:
         request.state, request.error = state, error
-        await self._database(lambda: request.save(update_fields=["state", "error", "shown"]))
+        await self._database(partial(request.save, update_fields=["state", "error", "shown"]))
 
     async def _database(self, work: Callable[[], Any]) -> Any:
         return await database_sync_to_async(work, thread_sensitive=False, executor=self._thread)()
@@ -122,15 +128,6 @@ async def _sleep_until(loop: asyncio.AbstractEventLoop, when: float) -> None:
     # Small steps are taken together: a timer per envelope would cost more than the envelope.
     if ahead > 0.005:
         await asyncio.sleep(ahead)
-
-
-def _chunk(selection: Selection, last: RecordedEnvelope | None) -> list[RecordedEnvelope]:
-    # Project events have no position and belong to nobody's past in particular: they are not shown again.
-    rows = selection.rows().filter(epoch__isnull=False)
-    if last is not None:
-        later = Q(epoch=last.epoch, seq__gt=last.seq) | Q(epoch=last.epoch, seq=last.seq, pk__gt=last.pk)
-        rows = rows.filter(Q(epoch__gt=last.epoch) | later)
-    return list(rows[:CHUNK_ROWS])
 
 
 def _take() -> ReplayRequest | None:

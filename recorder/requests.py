@@ -15,7 +15,10 @@ class ReplayNotTaken(RuntimeError):
 
 
 def watch(
-    request: ReplayRequest, *, sleep: Callable[[float], None] = time.sleep, now: Callable[[], float] = time.monotonic
+    request: ReplayRequest,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    now: Callable[[], float] = time.monotonic,
 ) -> Iterator[int]:
     """Yield how many envelopes have been shown, until all are. Errors: ReplayNotTaken says why not."""
     began = now()
@@ -26,7 +29,11 @@ def watch(
             return
         if request.state == ReplayRequest.State.FAILED:
             raise ReplayNotTaken(f"The replay was not shown to its end: {request.error}.")
-        if request.state == ReplayRequest.State.PENDING and now() - began > TAKEN_WITHIN_SECONDS and withdraw(request):
+        if (
+            request.state == ReplayRequest.State.PENDING
+            and now() - began > TAKEN_WITHIN_SECONDS
+            and withdraw(request)
+        ):
             raise ReplayNotTaken("No server took the replay: is one running on this database?")
         sleep(LOOK_SECONDS)
 

@@ -90,7 +90,11 @@ def _ms(moment: datetime, began: datetime) -> int:
 
 
 def _add_text(
-    entries: list[Entry], streams: dict[tuple[str, ...], Entry], row: RecordedEnvelope, envelope: dict[str, Any], ms: int
+    entries: list[Entry],
+    streams: dict[tuple[str, ...], Entry],
+    row: RecordedEnvelope,
+    envelope: dict[str, Any],
+    ms: int,
 ) -> None:
     delta, extra = envelope["delta"], envelope.get("extra") or {}
     artifact = str(extra.get("artifact_name") or extra.get("sub_type") or "")
@@ -98,7 +102,9 @@ def _add_text(
     entry = streams.get(key)
     if entry is None or (delta.get("index") == 0 and delta["text"] and artifact):
         # An artifact that begins again at 0 replaces what it was.
-        entry = streams[key] = Entry("text", delta["marker"], ms, ms, detail=str(extra.get("title") or artifact))
+        entry = streams[key] = Entry(
+            "text", delta["marker"], ms, ms, detail=str(extra.get("title") or artifact)
+        )
         entries.append(entry)
     if len(entry.text) < TEXT_CHARACTERS:
         entry.text += delta["text"]

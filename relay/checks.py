@@ -28,6 +28,8 @@ def check_relay_settings(**kwargs: Any) -> list[CheckMessage]:
             parse(conf.MESSAGE_RATE)
         except ValueError:
             found.append(
-                Error(f"RELAY['MESSAGE_RATE'] is {conf.MESSAGE_RATE!r}; write it as 120/minute", id="relay.E003")
+                Error(
+                    f"RELAY['MESSAGE_RATE'] is {conf.MESSAGE_RATE!r}; write it as 120/minute", id="relay.E003"
+                )
             )
     return found

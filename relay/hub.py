@@ -160,7 +160,12 @@ class Hub:
             peer.resume = reset_notice(peer.cursor, tail)
         else:
             peer.cursor = after
-            peer.resume = {"outcome": "replayed", "from": str(after), "to": str(tail), "source": replay.source}
+            peer.resume = {
+                "outcome": "replayed",
+                "from": str(after),
+                "to": str(tail),
+                "source": replay.source,
+            }
 
     # --- delivering ---------------------------------------------------------------------------------
 
@@ -217,7 +222,9 @@ class Hub:
             after = room.tail()
             log = await self._layer.group_read(room.group, after, relay_settings().PULL_ENTRIES)
             if not log.reaches(after):
-                logger.warning("Group %s: the log no longer reaches %s; its peers read the archive", room.group, after)
+                logger.warning(
+                    "Group %s: the log no longer reaches %s; its peers read the archive", room.group, after
+                )
                 room.last = log.tail
                 for peer in list(room.peers):
                     peer.fall_back()
@@ -244,7 +251,9 @@ class Hub:
         """Find lost last events: compare the tails of the joined groups with what was delivered."""
         while True:
             await asyncio.sleep(relay_settings().TAIL_CHECK_SECONDS)
-            rooms = [r for r in self._rooms.values() if r.last is not None and self._layer.has_history(r.group)]
+            rooms = [
+                r for r in self._rooms.values() if r.last is not None and self._layer.has_history(r.group)
+            ]
             if not rooms:
                 continue
             tails = await self._layer.group_tails([room.group for room in rooms])

@@ -113,7 +113,10 @@ class Lifecycle:
 
     async def _drain_then(self, pass_on: Callable[[], None]) -> None:
         try:
-            logger.info("Draining: streams are told, turns may finish within %s s", comm_settings().DRAIN_GRACE_SECONDS)
+            logger.info(
+                "Draining: streams are told, turns may finish within %s s",
+                comm_settings().DRAIN_GRACE_SECONDS,
+            )
             await _step(get_hub().say_goodbye(relay_settings().DRAIN_WINDOW_SECONDS))
             await _step(get_runner().drain(comm_settings().DRAIN_GRACE_SECONDS))
             await _step(self.aclose())

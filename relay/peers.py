@@ -332,7 +332,9 @@ class Peer:
             await self._wire.write(b"".join(frame.encoded(self._wire.encode) for frame in written))
 
     def _tell_reset(self, lost: Lost) -> None:
-        logger.warning("Stream %s: history after %s is gone; it goes on at %s", self.stream_id, self.cursor, lost.restart)
+        logger.warning(
+            "Stream %s: history after %s is gone; it goes on at %s", self.stream_id, self.cursor, lost.restart
+        )
         self.cursor = lost.restart
         notice = reset_notice(self.cursor, self._tail())
         self._queue.append(self._wire.ready(self, notice, self.cursor))

@@ -20,7 +20,7 @@ class _Rest:
             while True:
                 try:
                     value = yield waiting_for
-                except BaseException as error:
+                except BaseException as error:  # noqa: BLE001 - whatever it is, it is handed on
                     # A cancel reaches us here; it is meant for the coroutine.
                     waiting_for = self._coroutine.throw(error)
                 else:

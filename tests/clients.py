@@ -114,13 +114,19 @@ def text_of(events: list[SseEvent], marker: str = "answer", turn_id: str | None 
 class ChatClient:
     """One user at one server (which may change): a session, streams and messages."""
 
-    def __init__(self, url: str, *, receive_buffer_bytes: int | None = None, headers: dict[str, str] | None = None):
-        options = [(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)] if receive_buffer_bytes else None
+    def __init__(
+        self, url: str, *, receive_buffer_bytes: int | None = None, headers: dict[str, str] | None = None
+    ):
+        options = (
+            [(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)] if receive_buffer_bytes else None
+        )
         self.url = url
         self.stream_id = str(uuid.uuid4())
         self.session_id: str | None = None
         self.http = httpx.AsyncClient(
-            transport=httpx.AsyncHTTPTransport(socket_options=options, limits=httpx.Limits(max_connections=None)),
+            transport=httpx.AsyncHTTPTransport(
+                socket_options=options, limits=httpx.Limits(max_connections=None)
+            ),
             timeout=httpx.Timeout(30, read=60),
             headers=headers,
         )
@@ -140,7 +146,9 @@ class ChatClient:
         if self.session_id:
             params.setdefault("user_session_id", self.session_id)
         headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
-        async with self.http.stream("GET", f"{self.url}/sse/stream", params=params, headers=headers) as response:
+        async with self.http.stream(
+            "GET", f"{self.url}/sse/stream", params=params, headers=headers
+        ) as response:
             assert response.status_code == 200, (response.status_code, await response.aread())
             stream = Stream(response)
             ready = await stream.next()
@@ -150,7 +158,10 @@ class ChatClient:
 
     async def post(self, body: Any, *, stream_id: str | None = None, **kwargs: Any) -> httpx.Response:
         """POST a raw body to /sse/chat."""
-        headers = {**({"User-Session-ID": self.session_id} if self.session_id else {}), **kwargs.pop("headers", {})}
+        headers = {
+            **({"User-Session-ID": self.session_id} if self.session_id else {}),
+            **kwargs.pop("headers", {}),
+        }
         return await self.http.post(
             f"{self.url}/sse/chat",
             params={"stream_id": stream_id or self.stream_id},

@@ -90,7 +90,9 @@ class _Acceptance:
             return None
         found = (
             Conversation.objects.select_for_update()
-            .filter(tenant=incoming.tenant, project=incoming.project, conversation_id=incoming.conversation_id)
+            .filter(
+                tenant=incoming.tenant, project=incoming.project, conversation_id=incoming.conversation_id
+            )
             .first()
         )
         if found is not None and found.owner != incoming.caller.owner:
@@ -139,7 +141,9 @@ class _Acceptance:
         self._wake_or_ring(active, turn)
         return self._acknowledge("followup_accepted", conversation, turn=turn, active=active)
 
-    def _note_event(self, conversation: Conversation, active: Turn | None, *, created: bool) -> Acknowledgement:
+    def _note_event(
+        self, conversation: Conversation, active: Turn | None, *, created: bool
+    ) -> Acknowledgement:
         """Keep what starts no turn; a later turn finds it in the history."""
         self._count(conversation)
         self._add_message(conversation, None, Message.Role.EVENT)

@@ -29,7 +29,9 @@ T = TypeVar("T")
 Database = Callable[[Callable[[], Any]], Awaitable[Any]]
 """Runs synchronous ORM code on the runner's own thread."""
 
-INTERRUPTED = "The turn was interrupted: the process that answered it has stopped. Send the message again to retry."
+INTERRUPTED = (
+    "The turn was interrupted: the process that answered it has stopped. Send the message again to retry."
+)
 FAILED = "Something went wrong while answering. The details are in the server's log."
 
 
@@ -123,7 +125,9 @@ class Execution:
                 type="chat.attachments", step="attachments", status="completed",
                 data={"count": len(items), "items": items},
             )  # fmt: skip
-        await self.communicator.start(message=self._claim.message.text, queue_stats={"waiting": self._waiting})
+        await self.communicator.start(
+            message=self._claim.message.text, queue_stats={"waiting": self._waiting}
+        )
         if self.turn.request.get("conversation_created"):
             await self.communicator.event(
                 type="chat.conversation.title", step="title", status="completed",
@@ -180,7 +184,11 @@ class Execution:
         error = {} if completion == "success" else {"error": FAILED, **(communicator.error_data or {})}
         kept = await self._persist(
             lambda: leases.finish(
-                self.turn, status, answer=communicator.final_answer, outcome=outcome_of(communicator), error=error
+                self.turn,
+                status,
+                answer=communicator.final_answer,
+                outcome=outcome_of(communicator),
+                error=error,
             )
         )
         if kept:
@@ -224,7 +232,9 @@ class Execution:
         if followup is not None:
             await self.communicator.service_event(
                 type="queue.followup_absorbed", step="queue", status="completed", broadcast=True,
-                data={"queued_turn_id": followup.turn_id, "active_turn_id": self.turn.turn_id, "message": followup.text},
+                data={
+                    "queued_turn_id": followup.turn_id, "active_turn_id": self.turn.turn_id, "message": followup.text,
+                },
             )  # fmt: skip
         return followup
 

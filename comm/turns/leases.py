@@ -91,7 +91,9 @@ def held(channel: str) -> list[Held]:
     rows = Turn.objects.filter(owner_channel=channel, status=Turn.Status.RUNNING)
     return [
         Held(turn_id, fence, stop is not None, bool((request or {}).get("steered")))
-        for turn_id, fence, stop, request in rows.values_list("turn_id", "fence", "stop_requested_at", "request")
+        for turn_id, fence, stop, request in rows.values_list(
+            "turn_id", "fence", "stop_requested_at", "request"
+        )
     ]
 
 
@@ -113,7 +115,9 @@ def finish(turn: Turn, status: str, *, answer: str, outcome: dict[str, Any], err
                 content=answer,
             )
         failed = status in (Turn.Status.ERROR, Turn.Status.INTERRUPTED)
-        waiting = Turn.objects.filter(conversation_id=turn.conversation_id, status=Turn.Status.ACCEPTED).exists()
+        waiting = Turn.objects.filter(
+            conversation_id=turn.conversation_id, status=Turn.Status.ACCEPTED
+        ).exists()
         state = "in_progress" if waiting else "error" if failed else "idle"
         Conversation.objects.filter(pk=turn.conversation_id).update(state=state, last_activity_at=now)
     return True
@@ -152,7 +156,11 @@ def take_over_dead(channel: str, *, sole_owner: bool) -> list[Turn]:
     They are held with a lease until that is done: when this process dies too, the next one declares them.
     """
     running = Turn.objects.filter(status=Turn.Status.RUNNING)
-    dead = running.exclude(owner_channel=channel) if sole_owner else running.filter(lease_until__lt=timezone.now())
+    dead = (
+        running.exclude(owner_channel=channel)
+        if sole_owner
+        else running.filter(lease_until__lt=timezone.now())
+    )
     taken = []
     for turn in dead.select_related("conversation"):
         mine = Turn.objects.filter(pk=turn.pk, fence=turn.fence, status=Turn.Status.RUNNING).update(

@@ -214,7 +214,9 @@ class TurnRunner:
                 await job()
             except Exception:
                 # A runner that stopped looking would leave its turns to die.
-                logger.exception("The turn runner's %s failed; it starts again", getattr(job, "__name__", job))
+                logger.exception(
+                    "The turn runner's %s failed; it starts again", getattr(job, "__name__", job)
+                )
                 await asyncio.sleep(1)
 
 

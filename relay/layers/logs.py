@@ -153,9 +153,7 @@ class GroupLogs:
 
     def _trim(self, log: GroupLog, now: float) -> None:
         self._forget_old(log, now)
-        while len(log.entries) > self._count or (
-            log.kept_bytes > self._log_bytes and len(log.entries) > 1
-        ):
+        while len(log.entries) > self._count or (log.kept_bytes > self._log_bytes and len(log.entries) > 1):
             self._pop(log)
 
     def _forget_old(self, log: GroupLog, now: float) -> None:

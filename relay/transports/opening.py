@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from django.http import HttpRequest
 
 from comm.conf import comm_settings
-
-from ..credentials import Credentials
-from ..exceptions import BadRequest, StreamIdRequired
-from ..models import Session
-from ..sessions import Transport, resolve_session
+from relay.credentials import Credentials
+from relay.exceptions import BadRequest, StreamIdRequired
+from relay.models import Session
+from relay.sessions import Transport, resolve_session
 
 STREAM_ID_CHARACTERS = 200
 SCOPE_CHARACTERS = 100

@@ -16,14 +16,14 @@ from django.http import HttpRequest, HttpResponse
 
 from comm.envelope import stamp
 from comm.history import Position
+from relay.conf import relay_settings
+from relay.cookies import remember_session
+from relay.exceptions import BadRequest, Draining, RelayError, Unavailable
+from relay.hub import get_hub
+from relay.lifecycle import is_draining
+from relay.peers import Peer
+from relay.sessions import session_headers
 
-from ..conf import relay_settings
-from ..cookies import remember_session
-from ..exceptions import BadRequest, Draining, RelayError, Unavailable
-from ..hub import get_hub
-from ..lifecycle import is_draining
-from ..peers import Peer
-from ..sessions import session_headers
 from .frames import KEEPALIVE, Encoder, encode_body, sse_frame, sse_retry
 from .opening import Opening, open_stream
 
@@ -190,5 +190,7 @@ def _session_cookie(request: HttpRequest) -> str | None:
 def _headers_of(response: HttpResponse) -> Headers:
     headers: Iterable[tuple[str, str]] = response.items()
     encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-    cookies = [(b"set-cookie", cookie.OutputString().encode("latin-1")) for cookie in response.cookies.values()]
+    cookies = [
+        (b"set-cookie", cookie.OutputString().encode("latin-1")) for cookie in response.cookies.values()
+    ]
     return encoded + cookies

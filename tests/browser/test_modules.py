@@ -154,28 +154,36 @@ FOLD = """
 
 
 def test_events_seen_before_change_nothing(run: Run) -> None:
-    body = FOLD + """
+    body = (
+        FOLD
+        + """
         start("100-1"); delta("a", 0, "100-2"); delta("b", 1, "100-3");
         delta("a", 0, "100-2"); delta("b", 1, "100-3"); start("100-1");
         delta("c", 2, "100-10"); delta("d", 3, "99-99"); delta("e", 3, "101-1");
         return turn().answer;
     """
+    )
     assert run("store.js", body) == "abce"
 
 
 def test_a_turn_joined_in_the_middle_asks_for_its_beginning(run: Run) -> None:
-    body = FOLD + """
+    body = (
+        FOLD
+        + """
         delta("middle", 7, "100-9");
         const row = running("100-1");
         const from = store.loadConversation(row, { coveredFrom: "100-8" });
         start("100-2"); delta("begin ", 0, "100-3"); delta("middle", 7, "100-9");
         return [told[0], from, turn().answer, store.loadConversation(row, { coveredFrom: "100-1" })];
     """
+    )
     assert run("store.js", body) == ["c", "100-1", "begin middle", ""]
 
 
 def test_a_beginning_that_is_lost_is_not_asked_for_again(run: Run) -> None:
-    body = FOLD + """
+    body = (
+        FOLD
+        + """
         start("100-1"); delta("begin", 0, "100-2");
         store.doubt();
         const row = running("100-0");
@@ -185,11 +193,14 @@ def test_a_beginning_that_is_lost_is_not_asked_for_again(run: Run) -> None:
         fold("chat.complete", { final_answer: "begin and end" }, "200-2");
         return [from, before, turn().answer, told.length];
     """
+    )
     assert run("store.js", body) == ["", "begin end", "begin and end", 0]
 
 
 def test_index_0_restarts_an_artifact_but_no_text_that_never_counts(run: Run) -> None:
-    body = FOLD + """
+    body = (
+        FOLD
+        + """
         start("1-1");
         const svg = { marker: "canvas", extra: { artifact_name: "x" } };
         delta("old", 0, "1-2", svg); delta(" old", 1, "1-3", svg); delta("new", 0, "1-4", svg);
@@ -198,17 +209,21 @@ def test_index_0_restarts_an_artifact_but_no_text_that_never_counts(run: Run) ->
         const text = (key) => turn().streams.get(key).text;
         return [text("canvas:x"), text("thinking"), text("answer")];
     """
+    )
     assert run("store.js", body) == ["new", "uncounted", "one twoother"]
 
 
 def test_an_ended_turn_read_from_the_server_takes_no_events(run: Run) -> None:
-    body = FOLD + """
+    body = (
+        FOLD
+        + """
         const outcome = { markers: [{ marker: "answer", text: "whole" }], final_answer: "whole" };
         const turns = [{ turn_id: "t", status: "completed", outcome }];
         store.loadConversation({ conversation_id: "c", turns });
         start("1-1"); delta("again", 0, "1-2");
         return [turn().answer, turn().status];
     """
+    )
     assert run("store.js", body) == ["whole", "completed"]
 
 

@@ -11,7 +11,6 @@ from tests.servers import ServerProcess
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
 
-
 def test_a_reload_in_mid_answer_loses_nothing(server: ServerProcess, open_page: OpenPage) -> None:
     chat = open_page(server.url, config=walking(600)).until_live()
     chat.attach("sales.csv", SALES)

@@ -20,7 +20,13 @@ def admin() -> Client:
 @pytest.fixture
 def turn() -> Turn:
     conversation = Conversation.objects.create(
-        tenant="t", project="p", conversation_id="c1", owner="o", session_id="s", bundle_id="demo", title="<b>Hi</b>"
+        tenant="t",
+        project="p",
+        conversation_id="c1",
+        owner="o",
+        session_id="s",
+        bundle_id="demo",
+        title="<b>Hi</b>",
     )
     turn = Turn.objects.create(
         turn_id="turn_1", conversation=conversation, number=1, bundle_id="demo", session_id="s",
@@ -60,4 +66,6 @@ def test_nothing_can_be_added_changed_or_deleted(admin: Client, turn: Turn, mode
     assert admin.get(reverse(f"admin:comm_{model}_add")).status_code == 403
     row = {"conversation": turn.conversation, "turn": turn, "message": turn.messages.get()}[model]
     assert admin.post(reverse(f"admin:comm_{model}_change", args=[row.pk]), {}).status_code == 403
-    assert admin.post(reverse(f"admin:comm_{model}_delete", args=[row.pk]), {"post": "yes"}).status_code == 403
+    assert (
+        admin.post(reverse(f"admin:comm_{model}_delete", args=[row.pk]), {"post": "yes"}).status_code == 403
+    )

@@ -26,7 +26,7 @@ def is_replay(event: SseEvent) -> bool:
 async def test_a_turn_is_shown_again_to_a_chosen_stream_says_so_and_is_not_recorded(
     server: ServerProcess, target: str
 ) -> None:
-    async with ChatClient(server.url) as client, ChatClient(server.url) as auditor:
+    async with ChatClient(server.url) as client, ChatClient(server.url) as auditor:  # noqa: SIM117
         async with client.stream() as stream, auditor.stream() as watching:
             ack = await client.send("show me again", config={"pace_ms": 0})
             events = await stream.until_idle()
@@ -55,7 +55,9 @@ async def test_without_a_server_the_command_says_so(start_server: StartServer) -
         ack = await client.send("x", config={"pace_ms": 0})
         await stream.until_idle()
     await asyncio.to_thread(server.stop)
-    done = await replay(server, "--turn", ack["turn_id"], "--speed", "0", "--to", f"stream:{client.stream_id}")
+    done = await replay(
+        server, "--turn", ack["turn_id"], "--speed", "0", "--to", f"stream:{client.stream_id}"
+    )
     assert done.returncode == 1
     assert "No server took the replay" in done.stderr
 

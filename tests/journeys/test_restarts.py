@@ -90,10 +90,16 @@ async def test_sigkill_in_mid_answer_is_told_and_the_turn_declared(server: Serve
         assert [e.data["data"]["error_type"] for e in told if e.event == "chat_error"] == ["turn_interrupted"]
         rows = [
             json.loads(line)
-            for line in server.manage("replay", "--turn", ack["turn_id"], "--speed", "0", "--to", "jsonl").split("\n")
+            for line in server.manage(
+                "replay", "--turn", ack["turn_id"], "--speed", "0", "--to", "jsonl"
+            ).split("\n")
             if line
         ]
-    kept = {f"{row['epoch']}-{row['seq']}" for row in rows} if "epoch" in rows[0] else {row["id"] for row in rows}
+    kept = (
+        {f"{row['epoch']}-{row['seq']}" for row in rows}
+        if "epoch" in rows[0]
+        else {row["id"] for row in rows}
+    )
     missing = [event for event in stream.received if event.event != "ready" and event.id not in kept]
     if missing:
         span = stream.received[-1].data["ts"] - missing[0].data["ts"]
@@ -108,7 +114,9 @@ async def test_a_draining_server_refuses_new_work_and_says_so(start_server: Star
             server.terminate()
             await stream.rest()
         health = await client.http.get(f"{server.url}/health")
-        refused_stream = await client.http.get(f"{server.url}/sse/stream", params={"stream_id": client.stream_id})
+        refused_stream = await client.http.get(
+            f"{server.url}/sse/stream", params={"stream_id": client.stream_id}
+        )
         refused_chat = await client.post({"message": {"text": "now?"}})
         await asyncio.to_thread(server.wait)
     assert (health.status_code, health.json()["status"], health.json()["draining"]) == (503, "draining", True)
@@ -118,7 +126,9 @@ async def test_a_draining_server_refuses_new_work_and_says_so(start_server: Star
         assert int(response.headers["retry-after"]) >= 1
 
 
-async def test_an_accepted_turn_that_had_not_started_runs_after_the_restart_once(start_server: StartServer) -> None:
+async def test_an_accepted_turn_that_had_not_started_runs_after_the_restart_once(
+    start_server: StartServer,
+) -> None:
     server = start_server(env={"TURN_CONCURRENCY": "1", "DRAIN_GRACE_SECONDS": "6"})
     async with ChatClient(server.url) as client:
         async with client.stream() as stream:
@@ -133,7 +143,11 @@ async def test_an_accepted_turn_that_had_not_started_runs_after_the_restart_once
             events = await again.until(
                 lambda e: ends_turn(e) and e.data["conversation"]["turn_id"] == waiting["turn_id"]
             )
-    starts = [e for e in events if e.event == "chat_start" and e.data["conversation"]["turn_id"] == waiting["turn_id"]]
+    starts = [
+        e
+        for e in events
+        if e.event == "chat_start" and e.data["conversation"]["turn_id"] == waiting["turn_id"]
+    ]
     assert len(starts) == 1
 
 
@@ -150,7 +164,9 @@ async def test_a_second_signal_stops_at_once(start_server: StartServer) -> None:
     assert time.monotonic() - began < 25
 
 
-async def test_a_server_without_its_tables_does_not_start_and_says_why(start_server: StartServer, tmp_path) -> None:  # type: ignore[no-untyped-def]
+async def test_a_server_without_its_tables_does_not_start_and_says_why(
+    start_server: StartServer, tmp_path
+) -> None:  # type: ignore[no-untyped-def]
     folder = tmp_path / "unmigrated"
     folder.mkdir()
     server = ServerProcess(folder, database_url=f"sqlite:///{folder}/empty.sqlite3").start(wait=False)

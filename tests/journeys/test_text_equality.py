@@ -43,7 +43,10 @@ async def read_reconnecting(client: ChatClient, opened: asyncio.Event, every: in
 async def test_three_thousand_deltas_at_full_speed_reach_everyone_alike(server: ServerProcess) -> None:
     opened = [asyncio.Event() for _ in range(3)]
     go = asyncio.Event()
-    async with ChatClient(server.url) as client, ChatClient(server.url, receive_buffer_bytes=65536) as slow_client:
+    async with (
+        ChatClient(server.url) as client,
+        ChatClient(server.url, receive_buffer_bytes=65536) as slow_client,
+    ):
         async with client.stream():
             slow_client.session_id = client.session_id
             readers = [
@@ -74,24 +77,34 @@ async def test_three_thousand_deltas_at_full_speed_reach_everyone_alike(server: 
     markers = sorted({e.data["delta"]["marker"] for e in fast if e.event == "chat_delta"})
     for marker in markers:
         whole = text_of(fast, marker)
-        for name, events in {"slow": slow, "reconnecting": reconnecting, "late": late, "recorder": rows}.items():
+        for name, events in {
+            "slow": slow,
+            "reconnecting": reconnecting,
+            "late": late,
+            "recorder": rows,
+        }.items():
             assert text_of(events, marker) == whole, f"{name} differs in {marker}"
     assert [e.id for e in reconnecting] == [e.id for e in fast] == [e.id for e in late]
     assert len(rows) == len(fast)
 
 
-async def test_a_reader_that_stops_reading_falls_back_to_the_history_and_misses_no_text(server: ServerProcess) -> None:
+async def test_a_reader_that_stops_reading_falls_back_to_the_history_and_misses_no_text(
+    server: ServerProcess,
+) -> None:
     """Enough for the socket's buffers to fill up: the rest waits in log and archive, not in memory."""
     opened, go = asyncio.Event(), asyncio.Event()
-    async with ChatClient(server.url) as client, ChatClient(server.url, receive_buffer_bytes=65536) as slow_client:
-        async with client.stream() as stream:
-            slow_client.session_id = client.session_id
-            reader = asyncio.create_task(read_slowly(slow_client, opened, go))
-            await opened.wait()
-            await client.send("many words " * 40, config={"pace_ms": 0, "deltas": 20_000})
-            fast = await stream.until_idle(timeout=120)
-            go.set()
-            slow = await reader
+    async with (
+        ChatClient(server.url) as client,
+        ChatClient(server.url, receive_buffer_bytes=65536) as slow_client,
+        client.stream() as stream,
+    ):
+        slow_client.session_id = client.session_id
+        reader = asyncio.create_task(read_slowly(slow_client, opened, go))
+        await opened.wait()
+        await client.send("many words " * 40, config={"pace_ms": 0, "deltas": 20_000})
+        fast = await stream.until_idle(timeout=120)
+        go.set()
+        slow = await reader
     assert text_of(slow) == text_of(fast)
     assert len(slow) < len(fast)
     assert any(event.data.get("extra", {}).get("merged", 0) > 1 for event in slow)

@@ -45,7 +45,9 @@ async def test_a_file_is_announced_and_read(server: ServerProcess) -> None:
             params={"stream_id": client.stream_id},
             headers={"User-Session-ID": client.session_id or ""},
             data={
-                "message": json.dumps({"message": {"text": "What is the mean of people?", "config": {"pace_ms": 0}}}),
+                "message": json.dumps(
+                    {"message": {"text": "What is the mean of people?", "config": {"pace_ms": 0}}}
+                ),
                 "attachment_meta": json.dumps([{"filename": "cities.csv", "mime": "text/csv"}]),
             },
             files=[("files", ("cities.csv", CSV, "text/csv"))],
@@ -56,17 +58,26 @@ async def test_a_file_is_announced_and_read(server: ServerProcess) -> None:
     assert announced["data"]["count"] == 1
     assert announced["data"]["items"][0]["filename"] == "cities.csv"
     assert "400,000" in text_of(events) or "400000" in text_of(events)
-    assert any(event.data.get("delta", {}).get("marker") == "canvas" for event in events if event.event == "chat_delta")
+    assert any(
+        event.data.get("delta", {}).get("marker") == "canvas"
+        for event in events
+        if event.event == "chat_delta"
+    )
 
 
 async def test_every_tab_sees_the_turn_and_another_user_nothing(server: ServerProcess) -> None:
-    async with ChatClient(server.url) as one, ChatClient(server.url) as stranger:
-        async with one.stream() as tab, one.stream(stream_id="tab-two") as other_tab, stranger.stream() as foreign:
-            await one.send("hello", config={"pace_ms": 0})
-            assert text_of(await tab.until_idle()) == text_of(await other_tab.until_idle()) != ""
-            ack = await stranger.send("mine", config={"pace_ms": 0})
-            events = await foreign.until_idle()
-            assert {event.data["conversation"]["conversation_id"] for event in events} == {ack["conversation_id"]}
+    async with (
+        ChatClient(server.url) as one,
+        ChatClient(server.url) as stranger,
+        one.stream() as tab,
+        one.stream(stream_id="tab-two") as other_tab,
+        stranger.stream() as foreign,
+    ):
+        await one.send("hello", config={"pace_ms": 0})
+        assert text_of(await tab.until_idle()) == text_of(await other_tab.until_idle()) != ""
+        ack = await stranger.send("mine", config={"pace_ms": 0})
+        events = await foreign.until_idle()
+        assert {event.data["conversation"]["conversation_id"] for event in events} == {ack["conversation_id"]}
 
 
 async def test_a_disconnect_never_stops_a_turn(server: ServerProcess) -> None:
@@ -78,12 +89,15 @@ async def test_a_disconnect_never_stops_a_turn(server: ServerProcess) -> None:
         headers = {"User-Session-ID": client.session_id or ""}
 
         async def idle() -> bool:
-            status = await client.http.post(url, json={"conversation_id": ack["conversation_id"]}, headers=headers)
+            status = await client.http.post(
+                url, json={"conversation_id": ack["conversation_id"]}, headers=headers
+            )
             return bool(status.json()["state"] == "idle")
 
         await aeventually(idle, timeout=20)
         fetched = await client.http.post(
-            f"{server.url}/api/cb/conversations/default/default/{ack['conversation_id']}/fetch", headers=headers
+            f"{server.url}/api/cb/conversations/default/default/{ack['conversation_id']}/fetch",
+            headers=headers,
         )
         messages = fetched.json()["messages"]
         assert [message["role"] for message in messages] == ["user", "assistant"]
@@ -95,9 +109,18 @@ async def test_a_disconnect_never_stops_a_turn(server: ServerProcess) -> None:
 async def test_stop_from_another_tab_ends_the_turn_with_what_there_was(server: ServerProcess) -> None:
     async with ChatClient(server.url) as client, client.stream() as stream:
         ack = await client.send("a long story", config={"pace_ms": 20, "deltas": 2000})
-        await stream.until(lambda event: event.event == "chat_delta" and event.data["delta"]["marker"] == "answer")
+        await stream.until(
+            lambda event: event.event == "chat_delta" and event.data["delta"]["marker"] == "answer"
+        )
         response = await client.post(
-            {"message": {"kind": "steer", "message_kind": "steer", "text": "", "conversation_id": ack["conversation_id"]}},
+            {
+                "message": {
+                    "kind": "steer",
+                    "message_kind": "steer",
+                    "text": "",
+                    "conversation_id": ack["conversation_id"],
+                }
+            },
             stream_id="another-tab-of-the-user",
         )
         assert response.json()["status"] == "steer_accepted"
@@ -113,7 +136,9 @@ async def test_a_followup_to_a_busy_conversation_is_accepted_and_answered(server
     async with ChatClient(server.url) as client, client.stream() as stream:
         first = await client.send("first", config={"pace_ms": 10, "deltas": 60})
         await stream.until(lambda event: event.event == "chat_delta")
-        second = await client.send("and the second?", conversation_id=first["conversation_id"], config={"pace_ms": 0})
+        second = await client.send(
+            "and the second?", conversation_id=first["conversation_id"], config={"pace_ms": 0}
+        )
         assert second["status"] == "followup_accepted"
         assert second["active_turn_id"] == first["turn_id"]
         assert second["queued_turn_id"] == second["turn_id"]
@@ -139,7 +164,9 @@ async def test_the_recorder_keeps_every_event_and_replay_prints_them(server: Ser
     assert [row["event"] for row in recorded] == [event.event for event in events]
 
 
-async def test_sixty_four_turns_at_once_each_write_rows_after_their_post_has_answered(server: ServerProcess) -> None:
+async def test_sixty_four_turns_at_once_each_write_rows_after_their_post_has_answered(
+    server: ServerProcess,
+) -> None:
     async def one_user(number: int) -> str:
         async with ChatClient(server.url) as client, client.stream() as stream:
             ack = await client.send(f"user {number}", config={"pace_ms": 5, "deltas": 40})
@@ -208,7 +235,11 @@ async def test_cross_origin_clients_read_the_stream_and_its_refusals(start_serve
     refused = httpx.get(f"{server.url}/sse/stream", headers=origin)
     preflight = httpx.options(
         f"{server.url}/sse/stream",
-        headers={**origin, "Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization"},
+        headers={
+            **origin,
+            "Access-Control-Request-Method": "GET",
+            "Access-Control-Request-Headers": "authorization",
+        },
     )
     for response in (refused, preflight):
         assert response.headers["access-control-allow-origin"] == "https://app.example"

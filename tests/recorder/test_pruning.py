@@ -42,7 +42,10 @@ def test_a_tenant_and_a_type_narrow_it_down() -> None:
     record(10, tenant="b")
     record(10, tenant="a", type="chat.step")
     prune("--older-than", "5d", "--tenant", "a", "--type", "chat.step")
-    assert set(RecordedEnvelope.objects.values_list("tenant", "type")) == {("a", "chat.delta"), ("b", "chat.delta")}
+    assert set(RecordedEnvelope.objects.values_list("tenant", "type")) == {
+        ("a", "chat.delta"),
+        ("b", "chat.delta"),
+    }
 
 
 def test_a_dry_run_only_counts() -> None:

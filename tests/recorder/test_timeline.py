@@ -100,6 +100,11 @@ def test_a_selection_is_handed_to_the_server_for_one_target(browser: Client, tur
     assert not ReplayRequest.objects.exists()
     browser.post(LIST, {**action, "confirmed": "yes", "speed": "0", "stream_id": "tab-1"})
     request = ReplayRequest.objects.get()
-    assert (request.stream_id, request.speed, request.total, request.requested_by) == ("tab-1", 0, 2, "auditor")
+    assert (request.stream_id, request.speed, request.total, request.requested_by) == (
+        "tab-1",
+        0,
+        2,
+        "auditor",
+    )
     assert {row.pk for row in Selection.from_json(request.selection).rows()} == set(chosen)
     assert browser.get("/admin/recorder/replayrequest/").status_code == 200

@@ -97,9 +97,7 @@ def test_artifacts_of_a_marker_are_apart_and_begin_anew_at_index_0() -> None:
         delta(3, "b", 1, "canvas", extra=table),
         delta(4, "c|d", 0, "canvas", extra=table),
     )
-    assert text == (
-        "\n── turn-1 ──\n[canvas table]\na|b\n[canvas chart]\n<svg>\n[canvas table]\nc|d\n"
-    )
+    assert text == ("\n── turn-1 ──\n[canvas table]\na|b\n[canvas chart]\n<svg>\n[canvas table]\nc|d\n")
 
 
 def test_an_answer_that_nobody_streamed_is_told_at_the_end() -> None:

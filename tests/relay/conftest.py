@@ -77,7 +77,12 @@ class House:
     def peer(self, wire: TestWire, session_id: str | None = None, **kwargs: Any) -> Peer:
         kwargs.setdefault("stream_id", str(uuid.uuid4()))
         return Peer(
-            wire, session_id=session_id or self.session_id, user_type="anonymous", tenant="t", project="p", **kwargs
+            wire,
+            session_id=session_id or self.session_id,
+            user_type="anonymous",
+            tenant="t",
+            project="p",
+            **kwargs,
         )
 
     async def connect(self, last_event_id: str | None = None, **kwargs: Any) -> tuple[Peer, TestWire]:

@@ -11,7 +11,9 @@ LINE_BREAKS = "\n \r \r\n \x0b \x0c \x1c \x1d \x1e \x85 \u2028 \u2029"
 
 
 def test_an_sse_frame_has_id_event_and_one_line_of_data() -> None:
-    assert sse_frame("chat_step", b'{"a":1}', Position(7, 9)) == b'id: 7-9\nevent: chat_step\ndata: {"a":1}\n\n'
+    assert (
+        sse_frame("chat_step", b'{"a":1}', Position(7, 9)) == b'id: 7-9\nevent: chat_step\ndata: {"a":1}\n\n'
+    )
 
 
 def test_a_frame_without_position_moves_none() -> None:

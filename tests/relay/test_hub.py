@@ -91,7 +91,8 @@ async def test_a_doorbell_that_rings_twice_delivers_once(house: House) -> None:
     position = await house.publish("1")
     again = await house.layer.group_read(session_group(house.session_id), Position(position.epoch, 0), 1)
     await house.layer.send(
-        house.hub.channel, {**again.entries[0].message, "group": session_group(house.session_id), "position": position}
+        house.hub.channel,
+        {**again.entries[0].message, "group": session_group(house.session_id), "position": position},
     )
     await house.publish("2")
     await aeventually(lambda: wire.seqs() == [1, 2])
@@ -111,7 +112,9 @@ async def test_a_peer_that_reconnects_gets_what_it_missed_then_the_live_stream(h
     assert second.resumes[0]["from"] == seen
 
 
-@pytest.mark.parametrize("house", [{"layer": {"history_count": 10**6, "history_bytes": 10**9}}], indirect=True)
+@pytest.mark.parametrize(
+    "house", [{"layer": {"history_count": 10**6, "history_bytes": 10**9}}], indirect=True
+)
 async def test_replay_and_live_never_interleave_while_events_keep_coming(house: House) -> None:
     stop = False
 
@@ -135,7 +138,9 @@ async def test_replay_and_live_never_interleave_while_events_keep_coming(house: 
 
 
 @pytest.mark.parametrize("last_event_id", ["nonsense", "-1-4", "1-2-3", "1", "99999999999999999-1", "١-٢"])
-async def test_a_malformed_position_is_a_reset_and_the_stream_is_live(house: House, last_event_id: str) -> None:
+async def test_a_malformed_position_is_a_reset_and_the_stream_is_live(
+    house: House, last_event_id: str
+) -> None:
     await house.publish("old")
     _, wire = await house.connect(last_event_id=last_event_id)
     assert wire.resumes[0]["outcome"] == "reset"
@@ -275,7 +280,13 @@ async def test_project_events_reach_only_those_who_asked_and_move_no_position(ho
     group = project_group("t", "p")
     await house.layer.group_send(
         group,
-        {"type": MESSAGE_TYPE, "group": group, "route": "chat_service", "target_sid": None, "body": b'{"a":1}'},
+        {
+            "type": MESSAGE_TYPE,
+            "group": group,
+            "route": "chat_service",
+            "target_sid": None,
+            "body": b'{"a":1}',
+        },
     )
     await house.publish("after")
     await aeventually(lambda: silent.seqs() == [1])
@@ -286,7 +297,9 @@ async def test_project_events_reach_only_those_who_asked_and_move_no_position(ho
 
 @pytest.mark.parametrize("house", [{"PEER_QUEUE_BYTES": 1500, "PULL_ENTRIES": 5}], indirect=True)
 @pytest.mark.parametrize("seed", range(8))
-async def test_whatever_the_socket_does_no_event_is_lost_doubled_or_misplaced(house: House, seed: int) -> None:
+async def test_whatever_the_socket_does_no_event_is_lost_doubled_or_misplaced(
+    house: House, seed: int
+) -> None:
     dice = random.Random(seed)
     peer, wire = await house.connect()
     meant = []
@@ -302,7 +315,10 @@ async def test_whatever_the_socket_does_no_event_is_lost_doubled_or_misplaced(ho
     wire.open.set()
     await house.publish("<end>")
     await aeventually(lambda: wire.events[-1].data.get("delta", {}).get("text", "").endswith("<end>"))
-    assert "".join(e.data["delta"]["text"] for e in wire.events if e.event == "chat_delta") == "".join(meant) + "<end>"
+    assert (
+        "".join(e.data["delta"]["text"] for e in wire.events if e.event == "chat_delta")
+        == "".join(meant) + "<end>"
+    )
     assert wire.seqs() == sorted(set(wire.seqs()))
 
 

@@ -78,14 +78,16 @@ def test_what_is_not_merged_is_passed_on_as_it_was() -> None:
 @given(
     st.lists(
         st.one_of(
-            st.tuples(st.sampled_from(["answer", "thinking"]), st.text(max_size=3), st.booleans()), st.just(None)
+            st.tuples(st.sampled_from(["answer", "thinking"]), st.text(max_size=3), st.booleans()),
+            st.just(None),
         ),
         max_size=40,
     )
 )
 def test_text_per_marker_is_the_same_and_positions_rise(events: list[tuple[str, str, bool] | None]) -> None:
     frames = [
-        step(n) if e is None else delta(n, e[1], marker=e[0], completed=e[2]) for n, e in enumerate(events, start=1)
+        step(n) if e is None else delta(n, e[1], marker=e[0], completed=e[2])
+        for n, e in enumerate(events, start=1)
     ]
     merged = list(merge_deltas(frames))
 

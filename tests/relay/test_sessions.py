@@ -155,9 +155,7 @@ def test_nothing_at_all_needs_a_session_where_none_is_made() -> None:
     assert (error.status, error.code) == (401, "session_required")
 
 
-def test_an_open_stream_stands_for_its_anonymous_session(
-    anonymous: Session, open_stream: StreamInfo
-) -> None:
+def test_an_open_stream_stands_for_its_anonymous_session(anonymous: Session, open_stream: StreamInfo) -> None:
     assert resolve_session(Credentials(stream_id=STREAM), create=False) == anonymous
     remove_stream(open_stream)
     refusal(Credentials(stream_id=STREAM), SessionRequired, create=False)

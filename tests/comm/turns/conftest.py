@@ -23,7 +23,19 @@ from tests.waiting import aeventually
 
 BUNDLES = {
     name: f"tests.comm.turns.bundles.{name.title()}"
-    for name in ("echo", "wait", "stubborn", "broken", "rows", "asker", "clock", "blocking", "teller", "ender", "refuser")
+    for name in (
+        "echo",
+        "wait",
+        "stubborn",
+        "broken",
+        "rows",
+        "asker",
+        "clock",
+        "blocking",
+        "teller",
+        "ender",
+        "refuser",
+    )
 }
 QUICK = {
     "BUNDLES": BUNDLES,
@@ -72,7 +84,9 @@ class House:
     async def told(self, turn_id: str | None = None) -> list[str]:
         """The types of the events of a turn; a status says its state, and how the turn ended."""
         return [
-            _word(event) for event in await self.events() if turn_id in (None, event["conversation"]["turn_id"])
+            _word(event)
+            for event in await self.events()
+            if turn_id in (None, event["conversation"]["turn_id"])
         ]
 
     async def until(self, found: Callable[[list[dict[str, Any]]], bool], timeout: float = 15) -> None:

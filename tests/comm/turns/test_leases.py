@@ -33,13 +33,17 @@ async def dead_turn(house: House, *, lease_seconds: float = -1) -> Turn:
     return await house.turn(ack["turn_id"])
 
 
-async def test_a_dead_processs_turn_is_declared_interrupted_once_and_never_run_again(quiet_house: House) -> None:
+async def test_a_dead_processs_turn_is_declared_interrupted_once_and_never_run_again(
+    quiet_house: House,
+) -> None:
     with override_settings(COMM={**QUICK, "ARCHIVE": f"{__name__}.Remembers"}):
         turn = await dead_turn(quiet_house)
         await quiet_house.start()
         await quiet_house.start()
         await quiet_house.ended(turn.turn_id)
-        after = await quiet_house.say("after", conversation_id=turn.conversation.conversation_id, bundle_id="echo")
+        after = await quiet_house.say(
+            "after", conversation_id=turn.conversation.conversation_id, bundle_id="echo"
+        )
         await quiet_house.ended(after["turn_id"])
     assert await quiet_house.told(turn.turn_id) == ["chat.error", "error interrupted"]
     error = next(e for e in await quiet_house.events() if e["type"] == "chat.error")
@@ -74,7 +78,9 @@ async def test_an_accepted_turn_of_a_dead_process_is_run_once(quiet_house: House
     assert (await quiet_house.turn(ack["turn_id"])).fence == 1
 
 
-async def test_two_runners_that_race_for_a_conversation_run_its_turns_one_at_a_time(quiet_house: House) -> None:
+async def test_two_runners_that_race_for_a_conversation_run_its_turns_one_at_a_time(
+    quiet_house: House,
+) -> None:
     first, second = await quiet_house.start(), await quiet_house.start()
     acks = [await quiet_house.say(f"m{n}", conversation_id="c") for n in range(10)]
     for ack in acks:
@@ -169,7 +175,9 @@ async def test_a_drain_lets_started_turns_end_and_starts_none(quiet_house: House
     assert (await quiet_house.turn(waiting["turn_id"])).status == Turn.Status.ACCEPTED
 
 
-async def test_a_turn_that_outlasts_the_drain_is_declared_interrupted_with_what_there_was(house: House) -> None:
+async def test_a_turn_that_outlasts_the_drain_is_declared_interrupted_with_what_there_was(
+    house: House,
+) -> None:
     ack = await house.say("x", bundle_id="stubborn")
     await house.until(lambda events: any(e["type"] == "chat.delta" for e in events))
     await house.runners[0].drain(0.05)

@@ -33,7 +33,9 @@ def attachments_folder(tmp_path, settings):  # type: ignore[no-untyped-def]
 
 
 async def test_a_turn_tells_its_events_in_the_order_of_the_contract(house: House) -> None:
-    ack = await house.say("one two", files=[IncomingFile("a.txt", "text/plain", b"x")], origin_stream_id="tab")
+    ack = await house.say(
+        "one two", files=[IncomingFile("a.txt", "text/plain", b"x")], origin_stream_id="tab"
+    )
     await house.ended(ack["turn_id"])
     assert await house.told() == [
         "created", "in_progress", "chat.attachments", "chat.start", "chat.conversation.title",
@@ -103,7 +105,11 @@ async def test_an_exception_of_a_bundle_is_an_error_without_its_text(house: Hous
     assert "hunter2" not in str(await house.events())
     assert (await Message.objects.aget(role="assistant")).content == "half an "
     turn = await house.turn(ack["turn_id"])
-    assert (turn.status, turn.conversation.state, turn.error["error_type"]) == ("error", "error", "bundle_error")
+    assert (turn.status, turn.conversation.state, turn.error["error_type"]) == (
+        "error",
+        "error",
+        "bundle_error",
+    )
 
 
 # --- followups ------------------------------------------------------------------------------------------------
@@ -145,7 +151,11 @@ async def test_stop_lets_a_bundle_wrap_up(house: House) -> None:
     stop = await house.say("", conversation_id=ack["conversation_id"], kind="steer")
     await house.ended(ack["turn_id"])
     assert stop["status"] == "steer_accepted"
-    assert (stop["turn_id"], stop["active_turn_id"], stop["queued_turn_id"]) == (ack["turn_id"], ack["turn_id"], None)
+    assert (stop["turn_id"], stop["active_turn_id"], stop["queued_turn_id"]) == (
+        ack["turn_id"],
+        ack["turn_id"],
+        None,
+    )
     complete = (await house.events())[-2]["data"]
     assert complete == {"final_answer": "begun wrapped up", "stopped": True}
     assert (await house.turn(ack["turn_id"])).status == Turn.Status.STOPPED
@@ -156,7 +166,9 @@ async def test_stop_cancels_a_bundle_that_does_not_listen(house: House) -> None:
     ack = await house.say("x", bundle_id="stubborn")
     await house.until(lambda events: any(e["type"] == "chat.delta" for e in events))
     for _ in range(2):
-        again = await house.say("", conversation_id=ack["conversation_id"], kind="steer", target_turn_id=ack["turn_id"])
+        again = await house.say(
+            "", conversation_id=ack["conversation_id"], kind="steer", target_turn_id=ack["turn_id"]
+        )
         assert again["status"] == "steer_accepted"
     await house.ended(ack["turn_id"])
     assert (await house.told())[-2:] == ["chat.complete", "idle success"]
@@ -167,7 +179,9 @@ async def test_steer_interrupts_and_runs_before_what_was_queued(house: House) ->
     first = await house.say("x", bundle_id="stubborn")
     await house.until(lambda events: any(e["type"] == "chat.delta" for e in events))
     queued = await house.say("queued", conversation_id=first["conversation_id"], bundle_id="echo")
-    steer = await house.say("steered", conversation_id=first["conversation_id"], kind="steer", bundle_id="echo")
+    steer = await house.say(
+        "steered", conversation_id=first["conversation_id"], kind="steer", bundle_id="echo"
+    )
     assert steer["status"] == "steer_accepted"
     assert steer["queued_turn_id"] == steer["turn_id"]
     await house.ended(first["turn_id"], queued["turn_id"], steer["turn_id"])
@@ -202,11 +216,17 @@ async def test_a_steer_with_nothing_to_steer_does_nothing(house: House) -> None:
 async def test_a_steer_aimed_at_another_turn_does_nothing(house: House) -> None:
     ack = await house.say("x", bundle_id="wait")
     await house.until(lambda events: any(e["type"] == "chat.delta" for e in events))
-    missed = await house.say("y", conversation_id=ack["conversation_id"], kind="steer", target_turn_id="turn_other")
+    missed = await house.say(
+        "y", conversation_id=ack["conversation_id"], kind="steer", target_turn_id="turn_other"
+    )
     assert missed["status"] == "active_turn_control_target_mismatch"
     assert missed["active_turn_id"] == ack["turn_id"]
     turn = await house.turn(ack["turn_id"])
-    assert (turn.stop_requested_at, await Turn.objects.acount(), await Message.objects.acount()) == (None, 1, 1)
+    assert (turn.stop_requested_at, await Turn.objects.acount(), await Message.objects.acount()) == (
+        None,
+        1,
+        1,
+    )
 
 
 # --- acceptance -----------------------------------------------------------------------------------------------

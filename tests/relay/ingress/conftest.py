@@ -16,9 +16,7 @@ def home() -> Iterator[Home]:
 
 
 @pytest.fixture
-def make_visitor(
-    home: Home, transactional_db: None, settings: Settings
-) -> Iterator[Callable[..., Visitor]]:
+def make_visitor(home: Home, transactional_db: None, settings: Settings) -> Iterator[Callable[..., Visitor]]:
     """Make visitors; their streams are closed after the test, and their files are kept nowhere."""
     storage = {"BACKEND": "django.core.files.storage.InMemoryStorage"}
     settings.STORAGES = {**settings.STORAGES, "attachments": storage}
