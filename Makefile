@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint clean
+.PHONY: run test lint bench clean
 
 run: $(VENV)/.installed
 	@$(BIN)/python manage.py migrate --verbosity 0
@@ -19,7 +19,12 @@ test: $(VENV)/.installed-dev
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
+
+# Takes some ten minutes, on a quiet machine; writes benchmarks/RESULTS.md.
+bench: $(VENV)/.installed-dev
+	@$(BIN)/python -m benchmarks.run --write
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "Backchannel needs Python 3.11; name it with PYTHON=/path/to/python3.11"; exit 1; }

@@ -229,7 +229,7 @@ class RecordedGapAdmin(ReadOnlyAdmin):
 class RecorderRunAdmin(ReadOnlyAdmin):
     """The lives of recording processes: one that did not end cleanly may have lost its last rows."""
 
-    list_display = ("started", "ended", "clean")
+    list_display = ("started", "ended", "ended_cleanly")
     ordering = ("-started_ms", "-id")
     sortable_by = ()
     fields = readonly_fields = list_display

@@ -73,9 +73,9 @@ def _nothing_lost_between(epoch: int, later: int) -> bool:
     if first is None or last is None:
         return False
     if first == last:
-        return first.clean or _is_present(first)
+        return first.ended_cleanly or _is_present(first)
     between = RecorderRun.objects.filter(started_ms__gte=first.started_ms, started_ms__lte=later)
-    return not between.exclude(pk=last.pk).filter(clean=False).exists()
+    return not between.exclude(pk=last.pk).filter(ended_cleanly=False).exists()
 
 
 def _run_at(epoch: int) -> RecorderRun | None:

@@ -96,13 +96,13 @@ class RecordedEnvelope(models.Model):
 class RecorderRun(models.Model):
     """One life of a recording process.
 
-    An epoch that began in a run which ended cleanly is complete here: everything was flushed before `clean`
+    An epoch that began in a run which ended cleanly is complete here: everything was flushed before `ended_cleanly`
     was set. Times are epoch milliseconds, as epochs are.
     """
 
     started_ms = models.BigIntegerField(db_index=True)
     ended_ms = models.BigIntegerField(null=True, blank=True)
-    clean = models.BooleanField(default=False)
+    ended_cleanly = models.BooleanField(default=False)
 
     def __str__(self) -> str:
         return f"run of {self.started_ms}"

@@ -6,7 +6,7 @@ from django.db.models import Q
 from comm.history import Position
 
 
-class RecordedEnvelopeQuerySet(models.QuerySet):
+class RecordedEnvelopeQuerySet(models.QuerySet):  # type: ignore[type-arg]
     """Recorded envelopes, narrowed down."""
 
     def in_order(self) -> "RecordedEnvelopeQuerySet":

@@ -186,8 +186,8 @@ class RecorderSink(Sink):
     def _end_run(self) -> None:
         assert self._run is not None, "start() came before"
         self._run.ended_ms = time.time_ns() // 1_000_000
-        self._run.clean = True
-        self._run.save(update_fields=["ended_ms", "clean"])
+        self._run.ended_cleanly = True
+        self._run.save(update_fields=["ended_ms", "ended_cleanly"])
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, _on_own_connection, work)

@@ -26,7 +26,7 @@ async def record(epoch: int, *seqs: int, session_id: str = "s", **fields: str) -
 
 async def runs(*, old_was_clean: bool = True) -> None:
     ended_ms = 2000 if old_was_clean else None
-    await RecorderRun.objects.acreate(started_ms=900, ended_ms=ended_ms, clean=old_was_clean)
+    await RecorderRun.objects.acreate(started_ms=900, ended_ms=ended_ms, ended_cleanly=old_was_clean)
     await RecorderRun.objects.acreate(started_ms=4900)
 
 
@@ -98,7 +98,7 @@ async def test_a_killed_run_between_two_epochs_may_have_had_one_of_its_own() -> 
     await record(OLD, 1, 2)
     await record(PRESENT, 1)
     assert await read(Position(OLD, 1), Position(PRESENT, 1)) is None
-    await RecorderRun.objects.filter(started_ms__in=[3000, 4900]).aupdate(clean=True, ended_ms=4000)
+    await RecorderRun.objects.filter(started_ms__in=[3000, 4900]).aupdate(ended_cleanly=True, ended_ms=4000)
     assert await read(Position(OLD, 1), Position(PRESENT, 1)) == ["1000-2", "5000-1"]
 
 
@@ -147,7 +147,7 @@ async def test_a_stream_on_which_nothing_was_said_can_be_resumed_across_a_clean_
     await runs()
     assert await read(Position(OLD, 0), Position(PRESENT, 0)) == []
     assert await read(Position(50, 0), Position(PRESENT, 0)) is None
-    await RecorderRun.objects.filter(started_ms=900).aupdate(clean=False, ended_ms=None)
+    await RecorderRun.objects.filter(started_ms=900).aupdate(ended_cleanly=False, ended_ms=None)
     assert await read(Position(OLD, 0), Position(PRESENT, 0)) is None
 
 

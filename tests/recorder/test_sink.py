@@ -147,9 +147,9 @@ async def test_a_run_is_clean_only_after_its_end() -> None:
         sink.accept(published(1))
         await sink.flush()
         run = await RecorderRun.objects.aget()
-        assert (run.clean, run.ended_ms) == (False, None)
+        assert (run.ended_cleanly, run.ended_ms) == (False, None)
     run = await RecorderRun.objects.aget()
-    assert run.clean
+    assert run.ended_cleanly
     assert run.ended_ms is not None
     assert run.started_ms <= run.ended_ms
 
@@ -187,7 +187,7 @@ async def test_rows_wait_for_a_database_that_is_away(
         assert await seqs() == [1, 2]
     assert "trying again" in caplog.text
     assert not await RecordedGap.objects.aexists()
-    assert (await RecorderRun.objects.aget()).clean
+    assert (await RecorderRun.objects.aget()).ended_cleanly
 
 
 async def test_a_database_that_stays_away_holds_up_the_end_only_so_long(
@@ -200,7 +200,7 @@ async def test_a_database_that_stays_away_holds_up_the_end_only_so_long(
         sink.accept(published(1))
         await asyncio.wait_for(sink.aclose(), 10)
     assert "1 envelopes not written" in caplog.text
-    assert not (await RecorderRun.objects.aget()).clean
+    assert not (await RecorderRun.objects.aget()).ended_cleanly
 
 
 async def test_a_full_buffer_drops_the_newest_and_names_them(

@@ -1,12 +1,11 @@
 // What the page does: opens conversations, sends, stops, and keeps what is shown true to stream and server.
 
-import { Outbox } from "./outbox.js";
 import { comparePositions } from "./position.js";
+import { Sending } from "./sending.js";
 import { Store } from "./store.js";
 import { backoffMs, EventStream } from "./stream.js";
 
 const NEW = "new";
-const UNSENT = "backchannel.unsent";
 const HOLE_MS = 300;
 const ELSEWHERE_MS = 1500;
 const CAUGHT_UP_MS = 1500;
@@ -20,18 +19,13 @@ export class Chat {
     this.currentId = "";
     this.lostBefore = "";
     this.replay = null;
-    this.sentFiles = new Map();
     this.store = new Store({
       onTurn: (turn) => turn.conversationId === this.currentId && this.views.transcript.touch(),
       onConversation: () => this.#drawList(),
       onHole: (id) => this.#reloadSoon(id),
       onService: (route, envelope) => this.#service(route, envelope),
     });
-    this.outbox = new Outbox({
-      send: (message, files, key) => api.send(message, files, key),
-      onChange: (submission) => this.#submissionChanged(submission),
-      onAccepted: (acknowledgement, submission) => this.#accepted(acknowledgement, submission),
-    });
+    this.sending = new Sending({ api, options, store: this.store, page: this });
     this.stream = new EventStream({
       buildUrl: (position) => api.streamUrl(position),
       probe: (url) => api.probe(url),
@@ -47,7 +41,7 @@ export class Chat {
     await this.#identify();
     await Promise.allSettled([this.#loadList(), this.#load(this.currentId)]);
     this.stream.open(this.from);
-    this.#restoreUnsent();
+    this.sending.restore();
   }
 
   // --- who, and what is open --------------------------------------------------------------------------
@@ -88,7 +82,7 @@ export class Chat {
 
   #shown() {
     const turns = this.store.turns(this.currentId);
-    const submissions = this.outbox.of(this.currentId);
+    const submissions = this.sending.outbox.of(this.currentId);
     const active = turns.filter((turn) => !turn.ended);
     this.views.composer.setBusy(active.length > 0);
     this.#announce(turns.findLast((turn) => turn.status !== "absorbed" && turn.status !== "accepted"));
@@ -143,7 +137,7 @@ export class Chat {
   }
 
   async #ready(ready, continuous) {
-    this.outbox.hurry();
+    this.sending.outbox.hurry();
     if (this.me && ready.session_id !== this.me.session_id) return this.#changeSession();
     if (continuous) return this.#countReplay(ready.resume);
     if (ready.resume?.outcome === "reset") {
@@ -194,7 +188,7 @@ export class Chat {
 
   reconnect() {
     this.stream.reconnectNow();
-    this.outbox.hurry();
+    this.sending.outbox.hurry();
   }
 
   suspend() {
@@ -205,71 +199,16 @@ export class Chat {
     this.stream.open();
   }
 
-  // --- sending ------------------------------------------------------------------------------------------
+  // --- what the composer's and the transcript's buttons do ------------------------------------------------
 
-  send({ text, files, interrupt }) {
-    const id = this.currentId;
-    const running = this.store.turns(id).find((turn) => !turn.ended);
-    const message = { text, conversation_id: id };
-    if (this.options.bundleId) message.bundle_id = this.options.bundleId;
-    if (this.options.config) message.config = this.options.config;
-    if (interrupt && running) Object.assign(message, { message_kind: "steer", target_turn_id: running.turnId });
+  send(draft) {
     if (this.isNew) this.#settle();
     this.views.transcript.toEnd();
-    this.outbox.add({ message, files, conversationId: id, seen: new Set(this.store.turns(id).map((turn) => turn.turnId)) });
+    this.sending.say(this.currentId, draft);
   }
 
-  /** A new conversation gets its place in the address before its first message is sent: a reload finds it. */
-  #settle() {
-    this.isNew = false;
-    history.replaceState(null, "", `#${encodeURIComponent(this.currentId)}`);
-    this.views.composer.conversationId = this.currentId;
-  }
-
-  #accepted(acknowledgement, { message, files, conversationId }) {
-    const kind = { followup_accepted: "followup", steer_accepted: "steer" }[acknowledgement.status] ?? "regular";
-    const attachments = files.map((file) => ({ filename: file.name, size: file.size }));
-    if (files.length) this.sentFiles.set(acknowledgement.turn_id, files);
-    this.store.accepted({ ...acknowledgement, conversation_id: conversationId }, { text: message.text, attachments }, kind);
-  }
-
-  #submissionChanged({ conversationId, problem }) {
-    if (problem) this.views.notices.known(problem);
-    if (conversationId === this.currentId) this.views.transcript.touch();
-    const unsent = this.outbox.submissions.map(({ message, files, key, conversationId: id }) =>
-      ({ message, key, conversationId: id, hadFiles: files.length > 0 }));
-    if (unsent.length) sessionStorage.setItem(UNSENT, JSON.stringify(unsent));
-    else sessionStorage.removeItem(UNSENT);
-  }
-
-  /** What was on its way when the page was reloaded goes on, under the same key; files can't be kept. */
-  #restoreUnsent() {
-    const unsent = JSON.parse(sessionStorage.getItem(UNSENT) ?? "[]");
-    for (const { hadFiles, ...submission } of unsent)
-      if (!hadFiles) this.outbox.add(submission);
-      else if (submission.conversationId === this.currentId) this.#backToDraft(submission.message.text);
-  }
-
-  #backToDraft(text) {
-    this.views.composer.fill(text);
-    this.views.notices.tell("Please attach the files again: the page no longer has them.", "warning");
-  }
-
-  async stop() {
-    const turn = this.store.running(this.currentId) ?? this.store.turns(this.currentId).find((item) => !item.ended);
-    if (!turn) return;
-    const message = { text: "", message_kind: "steer", conversation_id: this.currentId, target_turn_id: turn.turnId };
-    try {
-      await this.api.send(message, [], crypto.randomUUID());
-    } catch (error) {
-      this.views.notices.tell(`It could not be stopped. ${error.message}`, "error");
-    }
-  }
-
-  // --- what the transcript's buttons do -------------------------------------------------------------------
-
-  openArtifact(turn, key) {
-    this.views.canvas.open(turn, key);
+  stop() {
+    return this.sending.stop(this.currentId);
   }
 
   followup({ text }) {
@@ -277,19 +216,30 @@ export class Chat {
   }
 
   tryAgain(turn) {
-    const { text, attachments = [] } = turn.user;
-    const files = this.sentFiles.get(turn.turnId) ?? [];
-    if (files.length < attachments.length) this.#backToDraft(text);
-    else this.send({ text, files });
+    this.sending.again(turn);
   }
 
   resend(submission) {
-    this.outbox.retry(submission);
+    this.sending.outbox.retry(submission);
   }
 
   discard(submission) {
-    this.outbox.discard(submission);
-    this.views.composer.fill(submission.message.text, submission.files);
+    this.sending.discard(submission);
+  }
+
+  openArtifact(turn, key) {
+    this.views.canvas.open(turn, key);
+  }
+
+  sendingChanged(conversationId) {
+    if (conversationId === this.currentId) this.views.transcript.touch();
+  }
+
+  /** A new conversation gets its place in the address before its first message is sent: a reload finds it. */
+  #settle() {
+    this.isNew = false;
+    history.replaceState(null, "", `#${encodeURIComponent(this.currentId)}`);
+    this.views.composer.conversationId = this.currentId;
   }
 
   /** Where the turn's recorded events are, for those who may see them. */

@@ -7,6 +7,7 @@ const ROUTES = [
 ];
 const LONGEST_DELAY_MS = 30_000;
 const READY_TIMEOUT_MS = 20_000;
+const QUIET_MS = 60_000;
 
 /** min(30 s, 2^attempt + up to a second), so that many pages do not come back at the same moment. */
 export function backoffMs(attempt, random = Math.random) {
@@ -56,9 +57,13 @@ export class EventStream {
     else this.open(position);
   }
 
-  /** Do not wait for the next attempt. */
+  /**
+   * Do not wait for the next attempt. A live stream that has been quiet for long is opened again as well: a
+   * connection that died while the machine slept looks alive from here, and a resumed one loses nothing.
+   */
   reconnectNow() {
-    if (this.state.phase === "waiting") this.open();
+    const quiet = this.state.phase === "live" && Date.now() - this.heardAt > QUIET_MS;
+    if (this.state.phase === "waiting" || quiet) this.open();
   }
 
   close() {
@@ -86,12 +91,14 @@ export class EventStream {
     this.cursor = continuous ? this.sent : start;
     this.lastId = event.lastEventId;
     this.attempt = 0;
+    this.heardAt = Date.now();
     this.live = true;
     this.#tell({ phase: "live" });
     this.onReady(ready, continuous);
   }
 
   #received(route, event) {
+    this.heardAt = Date.now();
     const envelope = parse(event.data);
     if (!envelope) return;
     // An EventSource repeats the last id on an event that has none of its own.
@@ -113,11 +120,14 @@ export class EventStream {
     const wasLive = this.live;
     this.#drop();
     const attempt = this.attempt++;
+    const said = this.state.reason;
     if (wasLive) return this.#wait(backoffMs(attempt), { reason: "lost" });
     const marker = (this.source = { close() {} });
     const refusal = await this.probe(url);
     if (this.source !== marker) return;
-    const reason = refusal.status === 503 ? "restarting" : refusal.status ? "refused" : "lost";
+    // A server that has said goodbye is not there for a while.
+    const away = refusal.status === 503 || (!refusal.status && said === "restarting");
+    const reason = away ? "restarting" : refusal.status ? "refused" : "lost";
     this.#wait(Math.max(backoffMs(attempt), refusal.retryAfterMs ?? 0), { reason, detail: refusal.detail });
   }
 

@@ -1,7 +1,8 @@
 // The transcript of the open conversation: its turns, and the messages that are still on their way.
 
 import { h, show } from "./dom.js";
-import { saidNodes, TurnView } from "./view-turn.js";
+import { saidNodes } from "./view-parts.js";
+import { TurnView } from "./view-turn.js";
 
 const NEAR_END_PX = 120;
 

@@ -1,11 +1,11 @@
 // One turn in the transcript: what the user said, and everything that came back.
 
-import { artifactTitle, renderArtifact, renderValue } from "./artifact.js";
-import { count, formatBytes, h, setText, show } from "./dom.js";
-import { MarkdownView, renderMarkdown } from "./markdown.js";
+import { artifactTitle } from "./artifact.js";
+import { count, h, setText, show } from "./dom.js";
+import { MarkdownView } from "./markdown.js";
+import { card, customStream, disclosure, saidNodes, stepRow, stepState, widget } from "./view-parts.js";
 
 const KNOWN = new Set(["answer", "thinking", "canvas", "timeline_text", "subsystem"]);
-const STATES = { running: "running", started: "running", completed: "done", error: "failed", skipped: "skipped" };
 const NOTES = {
   stopped: "Stopped. What was said so far stays.",
   error: "This turn ended with an error.",
@@ -108,7 +108,7 @@ export class TurnView {
     show(this.steps.element, steps.size > 0);
     let done = 0;
     for (const [name, step] of steps) {
-      const state = STATES[step.status] ?? "running";
+      const state = stepState(step);
       done += state !== "running";
       let row = this.stepRows.get(name);
       if (!row) {
@@ -215,17 +215,6 @@ export class TurnView {
   }
 }
 
-/** Nodes of what a user said: text, files, and a badge. */
-export function saidNodes(user, badge = "") {
-  const files = (user.attachments ?? []).map((file) =>
-    h("li", {}, h("span", { text: file.filename }), h("small", { text: formatBytes(file.size) })));
-  return [
-    badge && h("span", { class: "badge", text: badge }),
-    user.text && h("p", { class: "said-text", text: user.text }),
-    files.length > 0 && h("ul", { class: "files", "aria-label": "Attachments" }, files),
-  ].filter(Boolean);
-}
-
 function userVersion({ user, kind, status }) {
   return user ? `${user.text}|${user.attachments?.length}|${badgeOf(kind, status)}` : "";
 }
@@ -234,63 +223,4 @@ function badgeOf(kind, status) {
   if (status === "absorbed") return "Read by the answer above";
   if (status === "accepted") return kind === "followup" ? "Followup, waiting" : "Waiting";
   return kind === "followup" ? "Followup" : kind === "steer" ? "Interruption" : "";
-}
-
-/** A `<details>` that opens and closes by itself until somebody does. */
-function disclosure(name, title) {
-  const summary = h("summary", { text: title });
-  const body = h("div", { class: "body" });
-  const element = h("details", { class: name, hidden: true }, summary, body);
-  let touched = false;
-  summary.addEventListener("click", () => (touched = true));
-  return {
-    element,
-    body,
-    setTitle: (text) => setText(summary, text),
-    setOpen: (open) => {
-      if (!touched && element.open !== open) element.open = open;
-    },
-  };
-}
-
-function stepRow() {
-  const title = h("span", { class: "step-title" });
-  const state = h("span", { class: "sr" });
-  const bar = h("progress", { max: "1", hidden: true });
-  const note = h("div", { class: "step-note md" });
-  const element = h("li", {}, title, state, bar, note);
-  let markdown = "";
-  return {
-    element,
-    update(step, name) {
-      element.dataset.state = name;
-      setText(title, step.title || step.step || "");
-      setText(state, `, ${name}`);
-      const progress = Number(step.data?.progress);
-      show(bar, name === "running" && Number.isFinite(progress));
-      if (Number.isFinite(progress)) bar.value = progress > 1 ? progress / 100 : progress;
-      if ((step.markdown ?? "") === markdown) return;
-      markdown = step.markdown ?? "";
-      note.replaceChildren(renderMarkdown(markdown));
-    },
-  };
-}
-
-function widget(stream) {
-  const heading = h("summary", { text: artifactTitle(stream) });
-  return h("details", { class: "widget", data: { kind: stream.subType || stream.name } }, heading, renderArtifact({
-    ...stream, format: stream.format || "json",
-  }));
-}
-
-function customStream(stream) {
-  const summary = h("summary", { text: stream.title || stream.name || stream.marker.replaceAll("_", " ") });
-  return h("details", { class: "widget" }, summary, renderArtifact(stream));
-}
-
-function card({ type, event, data }) {
-  const body = event.markdown
-    ? h("div", { class: "md" }, renderMarkdown(event.markdown))
-    : Object.keys(data).length ? renderValue(data) : null;
-  return h("section", { class: "card" }, h("h3", { text: event.title || type }), body);
 }
