@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.chatpage import SALES, is_whole, numbers_in, walking
+from tests.browser.chatpage import SALES, ChatPage, is_whole, numbers_in, walking
 from tests.browser.conftest import OpenPage
 from tests.journeys.conftest import StartServer
 from tests.servers import ADMIN, ServerProcess
@@ -234,12 +234,18 @@ def test_a_conversation_that_does_not_exist_is_a_new_one(server: ServerProcess, 
 # --- people and means -----------------------------------------------------------------------------------
 
 
-def test_an_admin_finds_the_events_of_a_turn(server: ServerProcess, open_page: OpenPage) -> None:
-    chat = open_page(server.url, config='{"pace_ms": 0}').until_live()
+def log_in(chat: ChatPage) -> None:
+    """Follow the link to the admin, and log in."""
     chat.page.get_by_role("link", name="Admin").click()
     chat.page.get_by_label("Username").fill(ADMIN["ADMIN_USERNAME"])
     chat.page.get_by_label("Password").fill(ADMIN["ADMIN_PASSWORD"])
     chat.page.get_by_role("button", name="Log in").click()
+    expect(chat.page.get_by_role("button", name="Log out")).to_be_visible()
+
+
+def test_an_admin_finds_the_events_of_a_turn(server: ServerProcess, open_page: OpenPage) -> None:
+    chat = open_page(server.url, config='{"pace_ms": 0}').until_live()
+    log_in(chat)
     chat.page.goto(f"{server.url}/?config=%7B%22pace_ms%22%3A0%7D")
     chat.until_live()
     expect(chat.page.locator("#who")).to_have_text("admin")
@@ -249,6 +255,19 @@ def test_an_admin_finds_the_events_of_a_turn(server: ServerProcess, open_page: O
     rows = chat.page.locator("#result_list")
     # The recorder writes in batches: the last events may come a moment later.
     eventually(lambda: chat.page.reload() and rows.count() and "chat.complete" in rows.inner_text())
+
+
+def test_a_login_in_another_tab_makes_the_page_the_users(server: ServerProcess, open_page: OpenPage) -> None:
+    chat = open_page(server.url, config='{"pace_ms": 0}').until_live()
+    chat.say("As nobody")
+    chat.until("completed")
+    log_in(open_page(server.url, beside=chat.page))
+    chat.say("As somebody")
+    expect(chat.page.locator("#who")).to_have_text(ADMIN["ADMIN_USERNAME"])
+    chat.page.get_by_role("link", name="New conversation").click()
+    chat.say("As somebody")
+    chat.until("completed")
+    expect(chat.last.locator(".answer")).to_contain_text("2 words")
 
 
 def test_every_control_has_a_name_and_the_answer_is_live(server: ServerProcess, open_page: OpenPage) -> None:

@@ -15,9 +15,12 @@ export class ApiError extends Error {
 
 /** `scope` has the `tenant` and `project` that the page works in, `streamId` names the page's stream. */
 export function createApi({ scope, streamId }) {
-  const conversations = ["", "api", "cb", "conversations", scope.tenant, scope.project].map(encodeURIComponent).join("/");
+  const place = [scope.tenant, scope.project].map(encodeURIComponent).join("/");
+  const conversations = `/api/cb/conversations/${place}`;
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone ?? "";
-  return {
+  const api = {
+    /** Told whose session each reply belongs to. */
+    onSession: () => {},
     profile: () => request("GET", "/profile"),
     conversations: async () => (await request("GET", conversations)).items ?? [],
     conversation: (id) => request("POST", `${conversations}/${encodeURIComponent(id)}/fetch`, { json: {} }),
@@ -25,6 +28,7 @@ export function createApi({ scope, streamId }) {
     probe,
     streamUrl,
   };
+  return api;
 
   function streamUrl(position) {
     const query = new URLSearchParams({
@@ -64,6 +68,7 @@ export function createApi({ scope, streamId }) {
       signal: AbortSignal.timeout(timeoutMs),
     });
     const answer = await response.json().catch(() => null);
+    if (response.headers.has("X-Session-ID")) api.onSession(response.headers.get("X-Session-ID"));
     if (!response.ok) throw refusal(response, answer);
     return answer ?? {};
   }

@@ -71,17 +71,20 @@ export function renderValue(value, depth = 0) {
   if (!rows && value.every((item) => item === null || typeof item !== "object"))
     return h("span", { text: value.slice(0, MOST_ROWS).map(shown).join(", ") || "–" });
   const heads = rows ? [...new Set(value.slice(0, 50).flatMap(Object.keys))] : [];
-  const flat = rows && heads.length <= 8 && value.every((item) => heads.every((head) => typeof item[head] !== "object"));
-  if (flat) return table(heads, value.map((item) => heads.map((head) => shown(item[head] ?? ""))));
-  return h("ol", { class: "values" }, value.slice(0, MOST_ROWS).map((item) => h("li", {}, renderValue(item, depth + 1))));
+  const isFlat = (item) => heads.every((head) => typeof item[head] !== "object");
+  if (rows && heads.length <= 8 && value.every(isFlat))
+    return table(heads, value.map((item) => heads.map((head) => shown(item[head] ?? ""))));
+  const items = value.slice(0, MOST_ROWS).map((item) => h("li", {}, renderValue(item, depth + 1)));
+  return h("ol", { class: "values" }, items);
 }
 
 function fields(entries, depth) {
   const parts = entries.slice(0, MOST_ROWS).map(([name, value]) => {
+    const inner = renderValue(value, depth + 1);
     const nested = value && typeof value === "object" && Object.keys(value).length > 0 && !isPlainList(value);
-    if (!nested) return h("div", { class: "field" }, h("dt", { text: label(name) }), h("dd", {}, renderValue(value, depth + 1)));
+    if (!nested) return h("div", { class: "field" }, h("dt", { text: label(name) }), h("dd", {}, inner));
     const summary = h("summary", {}, h("span", { text: label(name) }), h("small", { text: ` ${extent(value)}` }));
-    return h("div", { class: "field wide" }, h("details", { open: depth < 1 }, summary, renderValue(value, depth + 1)));
+    return h("div", { class: "field wide" }, h("details", { open: depth < 1 }, summary, inner));
   });
   return h("dl", { class: "fields" }, parts);
 }

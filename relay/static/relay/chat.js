@@ -1,11 +1,13 @@
 // What the page does: opens conversations, sends, stops, and keeps what is shown true to stream and server.
 
+import { count } from "./dom.js";
 import { comparePositions } from "./position.js";
 import { Sending } from "./sending.js";
 import { Store } from "./store.js";
 import { backoffMs, EventStream } from "./stream.js";
 
 const NEW = "new";
+const ANNOUNCED = { running: "Answering…", completed: "The answer is complete.", stopped: "Stopped." };
 const HOLE_MS = 300;
 const ELSEWHERE_MS = 1500;
 const CAUGHT_UP_MS = 1500;
@@ -25,6 +27,7 @@ export class Chat {
       onHole: (id) => this.#reloadSoon(id),
       onService: (route, envelope) => this.#service(route, envelope),
     });
+    api.onSession = (id) => this.#session(id);
     this.sending = new Sending({ api, options, store: this.store, page: this });
     this.stream = new EventStream({
       buildUrl: (position) => api.streamUrl(position),
@@ -38,10 +41,14 @@ export class Chat {
   async start(views) {
     this.views = views;
     this.openFromAddress({ load: false });
+    await this.#begin();
+    this.sending.restore();
+  }
+
+  async #begin() {
     await this.#identify();
     await Promise.allSettled([this.#loadList(), this.#load(this.currentId)]);
     this.stream.open(this.from);
-    this.sending.restore();
   }
 
   // --- who, and what is open --------------------------------------------------------------------------
@@ -92,7 +99,7 @@ export class Chat {
   }
 
   #announce(turn) {
-    const words = { running: "Answering…", completed: "The answer is complete.", stopped: "Stopped." }[turn?.status] ?? "";
+    const words = ANNOUNCED[turn?.status] ?? "";
     const key = `${turn?.turnId}|${turn?.status}`;
     if (key === this.announced) return;
     const first = this.announced === undefined || !turn;
@@ -122,7 +129,8 @@ export class Chat {
       if (from && this.stream.coveredFrom) this.stream.rewind(from);
       else if (from) this.from = from;
     } catch (error) {
-      if (error.status !== 404) return this.views.notices.tell(`The conversation could not be loaded. ${error.message}`, "error");
+      const words = `The conversation could not be loaded. ${error.message}`;
+      if (error.status !== 404) return this.views.notices.tell(words, "error");
       conversation.loaded = true;
     }
     this.views.transcript.touch();
@@ -138,7 +146,7 @@ export class Chat {
 
   async #ready(ready, continuous) {
     this.sending.outbox.hurry();
-    if (this.me && ready.session_id !== this.me.session_id) return this.#changeSession();
+    if (this.#session(ready.session_id)) return;
     if (continuous) return this.#countReplay(ready.resume);
     if (ready.resume?.outcome === "reset") {
       this.lostBefore = this.stream.coveredFrom;
@@ -149,13 +157,15 @@ export class Chat {
     await Promise.allSettled([this.#loadList(), this.#load(this.currentId)]);
   }
 
-  /** Somebody has logged in or out in another tab: nothing that is shown here is theirs. */
-  async #changeSession() {
+  /** Somebody may have logged in or out in another tab: then nothing that is shown here is theirs. */
+  #session(id) {
+    if (!this.me || id === this.me.session_id) return false;
+    this.me = null;
     this.store.clear();
-    this.lostBefore = "";
-    await this.#identify();
-    this.openFromAddress({ load: false });
-    await Promise.allSettled([this.#loadList(), this.#load(this.currentId)]);
+    this.lostBefore = this.from = "";
+    this.stream.forget();
+    this.#begin();
+    return true;
   }
 
   #countReplay(resume) {
@@ -167,7 +177,7 @@ export class Chat {
   #caughtUp(replay) {
     if (this.replay !== replay) return;
     this.replay = null;
-    if (replay.events) this.views.connection.note(`resumed ${replay.events.toLocaleString()} event${replay.events === 1 ? "" : "s"}`);
+    if (replay.events) this.views.connection.note(`resumed ${count(replay.events, "event")}`);
   }
 
   #event(route, envelope, position) {

@@ -40,7 +40,7 @@ const views = {
 
 $("attach").addEventListener("click", () => $("picker").click());
 $("reconnect").addEventListener("click", () => chat.reconnect());
-for (const link of document.querySelectorAll("a.new")) link.addEventListener("click", (event) => newConversation(event));
+$("new").addEventListener("click", (event) => newConversation(event));
 $("menu").addEventListener("click", () => toggleSidebar());
 $("scroller").addEventListener("click", () => toggleSidebar(false));
 $("sidebar").addEventListener("click", (event) => event.target.closest("a") && toggleSidebar(false));

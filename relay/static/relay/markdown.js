@@ -24,7 +24,7 @@ export class MarkdownView {
   /** `growing`: more is to come, so the first line of a table waits for the one that makes it a table. */
   update(text, growing = false) {
     const blocks = splitBlocks(text);
-    if (growing && /^\s*\|[^\n]*(?:\n[\s|:-]*)?$/.test(blocks.at(-1) ?? "") && !isTable(blocks.at(-1).split("\n"), 0)) blocks.pop();
+    if (growing && isTableHead(blocks.at(-1) ?? "")) blocks.pop();
     let same = 0;
     while (same < blocks.length && same < this.sources.length && blocks[same] === this.sources[same]) same++;
     while (this.element.childNodes.length > same) this.element.lastChild.remove();
@@ -119,6 +119,11 @@ function isTable(lines, at) {
   const [head, divider] = [lines[at], lines[at + 1]];
   if (divider === undefined || !head.includes("|") || !DIVIDER.test(divider) || !divider.includes("-")) return false;
   return cells(head).length === cells(divider).length;
+}
+
+/** A first line with bars, and at most a part of the line that would make it a table. */
+function isTableHead(source) {
+  return /^\s*\|[^\n]*(?:\n[\s|:-]*)?$/.test(source) && !isTable(source.split("\n"), 0);
 }
 
 // --- rendering ---------------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ export class Notices {
     if (!text || Date.now() - (this.recent.get(text) ?? -Infinity) < SAME_MS) return;
     this.known(text);
     const close = h("button", { type: "button", class: "quiet", "aria-label": "Close this notice", text: "×" });
-    const notice = h("div", { class: `notice ${kind}`, role: kind === "info" ? "status" : "alert" }, h("p", { text }), close);
+    const role = kind === "info" ? "status" : "alert";
+    const notice = h("div", { class: `notice ${kind}`, role }, h("p", { text }), close);
     close.addEventListener("click", () => notice.remove());
     if (kind !== "error") setTimeout(() => notice.remove(), STAYS_MS);
     this.element.append(notice);

@@ -60,9 +60,10 @@ export class Outbox {
       } catch (error) {
         const away = error.status === 0 || error.status === 503;
         if (submission.status === "discarded") return;
-        if (!away || attempt + 1 >= ATTEMPTS) return this.#set(submission, { status: "failed", problem: error.message });
+        const problem = error.message;
+        if (!away || attempt + 1 >= ATTEMPTS) return this.#set(submission, { status: "failed", problem });
         const delay = Math.max(backoffMs(attempt), error.retryAfterMs ?? 0);
-        await this.#pause(submission, delay, error.message);
+        await this.#pause(submission, delay, problem);
       }
     }
   }

@@ -66,6 +66,12 @@ export class EventStream {
     if (this.state.phase === "waiting" || quiet) this.open();
   }
 
+  /** Close, and remember nothing: what comes next is another session's. */
+  forget() {
+    this.close();
+    this.cursor = this.coveredFrom = "";
+  }
+
   close() {
     this.#drop();
     this.#tell({ phase: "closed" });

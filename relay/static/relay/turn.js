@@ -3,6 +3,7 @@
 import { comparePositions } from "./position.js";
 
 const ENDED = new Set(["completed", "stopped", "error", "interrupted", "absorbed"]);
+const FIELDS = { format: "format", title: "title", subType: "sub_type", language: "language" };
 const ARTIFACT_MARKERS = new Set(["canvas", "subsystem"]);
 
 /**
@@ -118,7 +119,7 @@ export class Turn {
       stream = { key, marker, name: artifact, text: "", indexes: new Map(), completed: false };
       this.streams.set(key, stream);
     }
-    for (const [field, name] of [["format", "format"], ["title", "title"], ["subType", "sub_type"], ["language", "language"]])
+    for (const [field, name] of Object.entries(FIELDS))
       stream[field] ||= typeof extra[name] === "string" ? extra[name] : "";
     return stream;
   }
@@ -212,7 +213,8 @@ function usageLine(usage) {
 
 function countTokens(breakdown) {
   if (!Array.isArray(breakdown) || !breakdown.length) return "";
-  const sum = (...names) => breakdown.reduce((all, row) => all + (Number(names.map((n) => row?.[n]).find(Number.isFinite)) || 0), 0);
+  const first = (row, names) => names.map((name) => row?.[name]).find(Number.isFinite) ?? 0;
+  const sum = (...names) => breakdown.reduce((all, row) => all + first(row, names), 0);
   const [read, written] = [sum("input_tokens", "tokens_in", "in"), sum("output_tokens", "tokens_out", "out")];
   return read + written ? `Token usage: ${read.toLocaleString()} in / ${written.toLocaleString()} out` : "";
 }

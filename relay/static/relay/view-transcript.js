@@ -78,13 +78,14 @@ export class Transcript {
     const words = { waiting: "Waiting…", sending: "Sending…" }[status] ?? problem;
     const note = h("p", { class: failed ? "problem" : "hint", role: failed ? "alert" : null }, words,
       status === "retrying" && " Trying again by itself.");
-    const button = (text, act) => h("button", { type: "button", class: "quiet", text, on: { click: () => act(submission) } });
+    const button = (text, act) =>
+      h("button", { type: "button", class: "quiet", text, on: { click: () => act(submission) } });
     const buttons = [
       failed && button("Send again", (item) => this.actions.resend(item)),
       (failed || status === "retrying") && button("Back to the draft", (item) => this.actions.discard(item)),
     ];
-    return h("article", { class: "turn pending", data: { status } },
-      h("div", { class: "said" }, saidNodes({ text: message.text, attachments })), note, h("p", { class: "buttons" }, buttons));
+    const said = h("div", { class: "said" }, saidNodes({ text: message.text, attachments }));
+    return h("article", { class: "turn pending", data: { status } }, said, note, h("p", { class: "buttons" }, buttons));
   }
 
   #scrolled() {
@@ -97,5 +98,6 @@ export class Transcript {
 /** The stream is often faster than the acknowledgement: then the turn stands there already. */
 function isShown(submission, turns) {
   const last = turns.at(-1);
-  return submission.status === "sending" && !submission.seen?.has(last?.turnId) && last?.user?.text === submission.message.text;
+  const isNew = last && !submission.seen?.has(last.turnId);
+  return isNew && submission.status === "sending" && last.user?.text === submission.message.text;
 }

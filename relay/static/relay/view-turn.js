@@ -67,6 +67,9 @@ export class TurnView {
   /** Draw what has changed. `isLast`: only there are suggestions of use. */
   update(isLast) {
     const { turn } = this;
+    const version = `${turn.revision}|${turn.status}|${isLast}`;
+    if (version === this.version) return;
+    this.version = version;
     this.element.dataset.status = turn.status;
     this.#once("user", userVersion(turn), () => this.#drawUser());
     show(this.reply, turn.status !== "absorbed" && turn.status !== "accepted");
@@ -193,9 +196,10 @@ export class TurnView {
     this.outcome.setAttribute("role", turn.status === "stopped" ? "status" : "alert");
     const lost = "The beginning of this answer could not be recovered; the whole answer is shown when it is complete.";
     const words = turn.error?.error ?? note ?? lost;
+    const tryAgain = (failed) => this.actions.tryAgain(failed);
     const again = turn.status === "interrupted" || turn.status === "error";
     const button = again && turn.user?.text &&
-      h("button", { type: "button", class: "again", text: "Try again", on: { click: () => this.actions.tryAgain(turn) } });
+      h("button", { type: "button", class: "again", text: "Try again", on: { click: () => tryAgain(turn) } });
     this.outcome.replaceChildren(h("p", { text: words }), ...(button ? [button] : []));
   }
 
