@@ -252,11 +252,16 @@ def test_ctrl_c_ends_it_quietly(environment: dict[str, str]) -> None:
     with subprocess.Popen(
         command("--session", "session-1", "--to", "jsonl"),
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell's background job is started deaf to it, and so would its children be.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:  # fmt: skip
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["id"] == f"{EPOCH}-1"
         process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=30)
+        try:
+            rest, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert (rest, errors, process.returncode) == ("", "", 130)
 
 
