@@ -77,7 +77,7 @@ class Lifecycle:
         await sinks.aclose_sinks()
         await history_layer().aclose()
         publisher.set_home_loop(None)
-        self._ownership.release()
+        await database_sync_to_async(self._ownership.release)()
 
     async def _start(self) -> None:
         redact_query_tokens()
@@ -92,7 +92,7 @@ class Lifecycle:
             await get_hub().aclose()
             await sinks.aclose_sinks()
             publisher.set_home_loop(None)
-            self._ownership.release()
+            await database_sync_to_async(self._ownership.release)()
             raise
         self._hook = SignalHook(self._begin_drain)
         self._hook.install()

@@ -68,5 +68,7 @@ class Ownership:
         if not taken:
             connection.close()
             return False
+        # The thread that lets go of it may be another one.
+        connection.inc_thread_sharing()
         self._connection = connection
         return True

@@ -302,3 +302,29 @@ def test_a_narrow_window_shows_everything_without_scrolling_sideways(
     if width < 768:
         chat.page.get_by_role("button", name="Conversations").click()
     expect(chat.page.get_by_role("link", name="New conversation")).to_be_in_viewport()
+
+
+def test_a_replay_is_shown_as_one_and_changes_nothing_of_the_turn(
+    server: ServerProcess, open_page: OpenPage
+) -> None:
+    chat = open_page(server.url, config='{"pace_ms": 0}').until_live()
+    chat.say("Tell me how many words this has.")
+    chat.until("completed")
+    said = chat.answer.inner_text()
+    turn_id = chat.last.get_attribute("data-turn") or ""
+    stream_id = chat.page.evaluate(
+        "Object.values(sessionStorage).find((value) => /^[0-9a-f-]{36}$/.test(value))"
+    )
+    eventually(
+        lambda: "chat.complete" in server.manage("replay", "--turn", turn_id, "--speed", "0", "--to", "jsonl")
+    )
+    server.manage("replay", "--turn", turn_id, "--speed", "0", "--to", f"stream:{stream_id}")
+    replay = chat.page.locator(".turn.replay")
+    expect(replay.locator(".replay-note")).to_contain_text(f"Replay of {turn_id}")
+    expect(replay.locator(".answer")).to_have_text(said, use_inner_text=True)
+    expect(replay.locator(".followups button")).to_have_count(0)
+    expect(chat.page.locator(".turn:not(.replay)")).to_have_count(1)
+    expect(chat.page.locator(".turn:not(.replay) .answer")).to_have_text(said, use_inner_text=True)
+    expect(chat.page.get_by_role("button", name="Stop")).to_be_hidden()
+    chat.page.reload()
+    expect(chat.page.locator(".turn")).to_have_count(1)

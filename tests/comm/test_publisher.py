@@ -194,6 +194,8 @@ async def test_a_sync_twin_in_a_transaction_sends_on_commit(
             comm.complete_sync()
             written.set()
             assert go_on.wait(10)
+        # The executor's thread outlives the test; its connection must not.
+        transaction.get_connection().close()
 
     writing = asyncio.get_running_loop().run_in_executor(None, write)
     await asyncio.get_running_loop().run_in_executor(None, written.wait, 10)

@@ -181,6 +181,11 @@ export class Chat {
   }
 
   #event(route, envelope, position) {
+    if (envelope.extra?.replay) {
+      this.store.foldReplay(this.currentId, route, envelope);
+      this.views.notices.tell("A replay is being shown. It is not happening now.");
+      return;
+    }
     this.store.fold(route, envelope, position);
     if (!this.replay || !position) return;
     this.replay.events += envelope.extra?.merged ?? 1;

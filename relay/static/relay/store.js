@@ -43,7 +43,7 @@ export class Store {
 
   /** The turn that is running, if any. */
   running(conversationId) {
-    return this.turns(conversationId).find((turn) => turn.status === "running") ?? null;
+    return this.turns(conversationId).find((turn) => turn.status === "running" && !turn.replay) ?? null;
   }
 
   turn(conversationId, turnId) {
@@ -135,6 +135,19 @@ export class Store {
     if (!turn.fold(route, envelope, position)) return;
     this.onTurn(turn);
     if (!turn.whole && !turn.lost) this.onHole(conversationId);
+  }
+
+  /**
+   * Fold one event of a replay in: what was, shown again. It becomes a turn of its own in the conversation that is
+   * open ("~" sorts behind every turn's id), and changes nothing of the turn that it replays. It has no position;
+   * the start of a turn begins its replay anew.
+   */
+  foldReplay(conversationId, route, envelope) {
+    const turnId = envelope.conversation?.turn_id;
+    if (!turnId) return;
+    const turn = this.turn(conversationId, `~replay ${turnId}`);
+    if (!turn.replay || route === "chat_start") turn.beginReplay(turnId);
+    if (turn.fold(route, envelope, "")) this.onTurn(turn);
   }
 
   #foldConversation(conversation, route, { type, data, timestamp }) {

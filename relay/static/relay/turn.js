@@ -20,6 +20,7 @@ export class Turn {
     this.status = "accepted";
     this.absorbedBy = "";
     this.error = null;
+    this.replay = "";
     this.#empty();
   }
 
@@ -53,6 +54,15 @@ export class Turn {
     this.applied = position;
     this.whole = true;
     this.revision++;
+  }
+
+  /** It shows a turn that was, from its beginning. */
+  beginReplay(turnId) {
+    this.#empty();
+    this.replay = turnId;
+    this.status = "accepted";
+    this.error = null;
+    this.whole = true;
   }
 
   /** Its beginning can't be read any more; the end will bring the whole answer. */

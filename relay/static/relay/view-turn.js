@@ -23,6 +23,10 @@ export class TurnView {
     this.element = h("article", { class: "turn", data: { turn: turn.turnId }, "aria-label": "Turn" });
     this.user = h("div", { class: "said", hidden: true });
     this.reply = h("div", { class: "reply" });
+    if (turn.replay) {
+      this.element.classList.add("replay");
+      this.element.append(h("p", { class: "replay-note", text: `Replay of ${turn.replay}: this was, and is shown again.` }));
+    }
     this.element.append(this.user, this.reply);
     this.#buildThinking();
     this.#buildSteps();
@@ -65,8 +69,9 @@ export class TurnView {
   }
 
   /** Draw what has changed. `isLast`: only there are suggestions of use. */
-  update(isLast) {
+  update(last) {
     const { turn } = this;
+    const isLast = last && !turn.replay;
     const version = `${turn.revision}|${turn.status}|${isLast}`;
     if (version === this.version) return;
     this.version = version;
