@@ -1,7 +1,9 @@
 """What every test stands on: a database of this run's own, a SQLite file (which threads share) or PostgreSQL."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.db import connections
@@ -16,3 +18,15 @@ def django_db_modify_db_settings(tmp_path_factory: pytest.TempPathFactory) -> No
         connection.settings_dict["TEST"]["NAME"] = str(folder / "test.sqlite3")
     else:
         connection.settings_dict["TEST"]["NAME"] = f"test_backchannel_{os.getpid()}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_session_left(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """End the sessions of threads that outlive their tests: PostgreSQL drops no database in use."""
+    yield
+    with django_db_blocker.unblock(), connections["default"].cursor() as cursor:
+        if connections["default"].vendor == "postgresql":
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
