@@ -26,6 +26,11 @@ class RelaySettings(NamedTuple):
     TURN_BUDGET_BYTES: int = 4 * MIB
     """Bytes handed to peers before the hub lets their sockets drain."""
 
+    QUIET_COLLECTION_SECONDS: float = 30.0
+    """A full collection of Python's cyclic collector waits so long, and then for a second without events."""
+    FULL_COLLECTION_SECONDS: float = 300.0
+    """So long at most: what it frees is bounded by what comes and goes in this time."""
+
     DRAIN_WINDOW_SECONDS: float = 2.0
     """Retry slots of the streams of a draining process are dealt out over this."""
 

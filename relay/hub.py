@@ -54,6 +54,8 @@ class Hub:
         self._joined: set[Peer] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self.channel = ""
+        self.delivered = 0
+        """Messages that the layer handed to this hub so far."""
         self._layer: HistoryChannelLayer
 
     async def start(self) -> None:
@@ -173,7 +175,9 @@ class Hub:
         budget = relay_settings().TURN_BUDGET_BYTES
         while True:
             spent = 0
-            for message in await self._layer.receive_many(self.channel):
+            messages = await self._layer.receive_many(self.channel)
+            self.delivered += len(messages)
+            for message in messages:
                 spent += self._take(message)
                 if spent > budget:
                     # Let the sockets take it before more is buffered.

@@ -22,6 +22,7 @@ from comm.bundles.registry import aclose_bundles, load_bundles
 from comm.conf import comm_settings
 from comm.turns.runner import TurnRunner, get_runner, set_runner
 
+from .collecting import Collector
 from .conf import relay_settings
 from .history import history_layer
 from .hub import get_hub
@@ -44,6 +45,7 @@ class Lifecycle:
         self._stopped = False
         self._ownership = Ownership()
         self._hook: SignalHook | None = None
+        self._collector = Collector(lambda: get_hub().delivered)
 
     async def start(self) -> None:
         """Start hub, sinks, turns and the signal hook; every caller waits for the one start."""
@@ -70,6 +72,7 @@ class Lifecycle:
             return
         self._stopped = True
         self.draining = True
+        await self._collector.aclose()
         await services.aclose_services()
         await get_runner().aclose()
         await aclose_bundles()
@@ -96,6 +99,7 @@ class Lifecycle:
             raise
         self._hook = SignalHook(self._begin_drain)
         self._hook.install()
+        self._collector.start()
         logger.info("Serving; channel layer %s", type(layer).__name__)
 
     async def _start_parts(self, layer: HistoryChannelLayer) -> None:
