@@ -67,6 +67,27 @@ class Credentials:
             fingerprint=_fingerprint(request),
         )
 
+    @property
+    def says_who(self) -> bool:
+        """Whether anything here may name a user or a session."""
+        named = (self.bearer_token, self.id_token, self.ticket, self.session_id)
+        return any((*named, self.cookie_session_id, self.login_key))
+
+    def presenting(
+        self, bearer_token: str | None, id_token: str | None, ticket: str | None, session_id: str | None
+    ) -> "Credentials":
+        """The same credentials with those of an auth message, which win; its tokens count as a whole."""
+        bearer, identity = _plain(bearer_token), _plain(id_token)
+        if not bearer and not identity:
+            bearer, identity = self.bearer_token, self.id_token
+        return replace(
+            self,
+            bearer_token=bearer,
+            id_token=identity,
+            ticket=_plain(ticket) or self.ticket,
+            session_id=_plain(session_id) or self.session_id,
+        )
+
     def with_stream(self, stream_id: str) -> "Credentials":
         """The same credentials, and a stream that was named in the body."""
         return replace(self, stream_id=stream_id)

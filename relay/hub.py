@@ -94,7 +94,8 @@ class Hub:
         `peer.cursor` and `peer.resume` are set. Whoever joins a peer leaves it, also when this raises.
         """
         self._joined.add(peer)
-        add_stream(_info(peer))
+        for info in _infos(peer):
+            add_stream(info)
         room = await self._enter(session_group(peer.session_id), peer)
         if peer.project_events:
             await self._enter(project_group(peer.tenant, peer.project), peer)
@@ -107,7 +108,8 @@ class Hub:
             await peer.aclose()
             return
         self._joined.discard(peer)
-        remove_stream(_info(peer))
+        for info in _infos(peer):
+            remove_stream(info)
         try:
             await self._exit(session_group(peer.session_id), peer)
             if peer.project_events:
@@ -300,10 +302,10 @@ class Hub:
             await asyncio.sleep(0.05)
 
 
-def _info(peer: Peer) -> StreamInfo:
-    return StreamInfo(
-        peer.stream_id, peer.session_id, peer.tenant, peer.project, anonymous=peer.user_type == "anonymous"
-    )
+def _infos(peer: Peer) -> list[StreamInfo]:
+    """Return what the registry keeps of a peer: one entry for each of its names."""
+    anonymous = peer.user_type == "anonymous"
+    return [StreamInfo(sid, peer.session_id, peer.tenant, peer.project, anonymous) for sid in peer.sids]
 
 
 _hub: Hub | None = None

@@ -3,7 +3,7 @@
 import asyncio
 import enum
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from comm.history import Position
@@ -33,13 +33,13 @@ class Wire(Protocol):
 
     @property
     def keepalive(self) -> bytes:
-        """What keeps an idle connection open."""
+        """What keeps an idle connection open; empty where the protocol does so by itself."""
 
-    def write(self, data: bytes) -> Coroutine[Any, Any, None]:
-        """Write bytes to the client; waits while its socket is full."""
+    def write(self, frames: Sequence[bytes]) -> Coroutine[Any, Any, None]:
+        """Write frames to the client, in order; waits while its socket is full."""
 
-    def ready(self, peer: "Peer", resume: dict[str, Any], position: Position) -> bytes:
-        """Return the `ready` frame that tells where the stream starts."""
+    def ready(self, peer: "Peer", resume: dict[str, Any], position: Position) -> list[bytes]:
+        """Return the frames that a stream begins with; `ready` tells where it starts."""
 
     def goodbye(self, peer: "Peer", retry_after_ms: int) -> bytes:
         """Return the frames that announce a drain."""
@@ -136,7 +136,8 @@ class Peer:
             return
         self._tail = tail
         self._base = self.cursor
-        self._push(self._wire.ready(self, self.resume, self.cursor))
+        for data in self._wire.ready(self, self.resume, self.cursor):
+            self._push(data)
         self.resume = _TOLD
         if self.cursor >= tail():
             self.state = State.LIVE
@@ -172,7 +173,21 @@ class Peer:
         """Write a keepalive if nothing was written for `KEEPALIVE_TICKS` calls."""
         self.quiet_ticks += 1
         if self.quiet_ticks >= KEEPALIVE_TICKS and self.state is State.LIVE and not self._busy:
-            self._push(self._wire.keepalive)
+            self.say(self._wire.keepalive)
+
+    def say(self, data: bytes) -> None:
+        """Write a frame of the transport's own, that has no position, between those of the session."""
+        if data and self.is_open:
+            self._push(data)
+
+    async def has_room(self) -> None:
+        """Wait while more waits for the socket than a peer's queue should hold.
+
+        Whoever answers a client's messages on its stream waits here first: a client that sends and does
+        not read is then not read either.
+        """
+        while self._queued_bytes > self._limit and self._task is not None:
+            await asyncio.wait([self._task])
 
     def say_goodbye(self, retry_after_ms: int) -> None:
         """Announce the drain and end the stream after what is already on its way."""
@@ -192,12 +207,26 @@ class Peer:
         self._queue.clear()
         self._cancel_task()
 
+    async def retire(self) -> Position:
+        """Take nothing more, let what is being written end, and return where a successor on this wire goes on."""
+        pulling = self.state is State.PULLING
+        self.state = State.CLOSED
+        self._queue.clear()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+        return self.cursor if pulling else self._base
+
     async def aclose(self) -> None:
         """Close, and wait until nothing of this peer runs any more."""
         task = self._task
         self.close()
         if task is not None and task is not asyncio.current_task():
             await asyncio.gather(task, return_exceptions=True)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether frames are still written: it has begun, and neither ends nor is closed."""
+        return self.state in (State.LIVE, State.PULLING)
 
     @property
     def waiting_bytes(self) -> int:
@@ -235,15 +264,14 @@ class Peer:
         self._base = self.cursor
         self._run(self._write(self._take_queue()))
 
-    def _take_queue(self) -> bytes:
-        data = self._queue[0] if len(self._queue) == 1 else b"".join(self._queue)
-        self._queue.clear()
+    def _take_queue(self) -> list[bytes]:
+        frames, self._queue = self._queue, []
         self._queued_bytes = 0
         self.quiet_ticks = 0
-        return data
+        return frames
 
-    async def _write(self, data: bytes) -> None:
-        await self._wire.write(data)
+    async def _write(self, frames: list[bytes]) -> None:
+        await self._wire.write(frames)
         if self.state is State.ENDING and not self._queue:
             self.state = State.CLOSED
             await self._wire.finish()
@@ -329,7 +357,7 @@ class Peer:
         if meant:
             written = merge_deltas(meant) if merge else meant
             self.quiet_ticks = 0
-            await self._wire.write(b"".join(frame.encoded(self._wire.encode) for frame in written))
+            await self._wire.write([frame.encoded(self._wire.encode) for frame in written])
 
     def _tell_reset(self, lost: Lost) -> None:
         logger.warning(
@@ -337,7 +365,7 @@ class Peer:
         )
         self.cursor = lost.restart
         notice = reset_notice(self.cursor, self._tail())
-        self._queue.append(self._wire.ready(self, notice, self.cursor))
+        self._queue += self._wire.ready(self, notice, self.cursor)
 
 
 def reset_notice(start: Position, tail: Position) -> dict[str, Any]:

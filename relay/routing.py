@@ -9,6 +9,7 @@ from django.urls.resolvers import URLPattern
 
 from .ingress.bodies import BodyLimit
 from .transports.sse import SseConsumer
+from .transports.websocket import WebSocketConsumer
 
 
 class NoSuchSocket(AsyncWebsocketConsumer):
@@ -33,4 +34,7 @@ def _mounted(consumer: type[AsyncConsumer]) -> Any:
     return consumer.as_asgi()
 
 
-websocket_urlpatterns = [re_path(r"", _mounted(NoSuchSocket))]
+websocket_urlpatterns = [
+    path("ws/stream", _mounted(WebSocketConsumer)),
+    re_path(r"", _mounted(NoSuchSocket)),
+]

@@ -31,6 +31,8 @@ class RawSubmission:
     document: Any
     attachment_meta: Any = None
     files: "list[UploadedFile[Any]]" = field(default_factory=list)
+    idempotency_key: Any = None
+    """Where the transport has no header for it."""
 
 
 def body_limit() -> int:

@@ -8,6 +8,7 @@ from comm.conf import comm_settings
 from comm.turns.conversations import conversation_status, fetch_conversation, list_conversations
 from comm.turns.incoming import Acknowledgement, Caller, IncomingMessage
 from relay import gateway
+from relay.clocks import Clock
 from relay.exceptions import BadRequest, NotFound
 from relay.models import Session
 from relay.registry import find_streams
@@ -18,11 +19,12 @@ from .checking import identifier
 from .parsing import ATTACHMENT_EVENT, TEXT_EVENTS, FileHint, Submission, parse_submission
 from .refusals import Sender, announced, notify, tell_state
 
+UNKNOWN_CLOCK = Clock()
 IDEMPOTENCY_KEY_CHARACTERS = 200
 """As long as the column that keeps it."""
 
 
-def caller_of(session: Session, timezone: str = "", utc_offset_min: int | None = None) -> Caller:
+def caller_of(session: Session, clock: Clock = UNKNOWN_CLOCK) -> Caller:
     """The session, and the user behind it, as comm wants to know them."""
     return Caller(
         session_id=session.session_id,
@@ -30,8 +32,8 @@ def caller_of(session: Session, timezone: str = "", utc_offset_min: int | None =
         user_type=session.user_type,
         user_id=session.user_id or "",
         username=session.username,
-        timezone=timezone,
-        utc_offset_min=utc_offset_min,
+        timezone=clock.timezone,
+        utc_offset_min=clock.utc_offset_min,
     )
 
 
@@ -54,9 +56,11 @@ def submit(sender: Sender, read: Callable[[], RawSubmission], idempotency_key: s
     `read` is called only for an admitted message. Errors: any RelayError with a status below 500, or 503.
     """
     with announced(sender):
-        key = identifier(idempotency_key, "Idempotency-Key", IDEMPOTENCY_KEY_CHARACTERS)
         warnings = gateway.admit(sender.caller)
         raw = read()
+        key = identifier(
+            idempotency_key or raw.idempotency_key, "Idempotency-Key", IDEMPOTENCY_KEY_CHARACTERS
+        )
         submission = parse_submission(raw.document, raw.attachment_meta)
         sender.conversation_id = submission.conversation_id
         acknowledgement = gateway.take(_message(sender, submission, raw, key))

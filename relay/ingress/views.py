@@ -17,6 +17,7 @@ from rest_framework.views import APIView
 from comm.conf import comm_settings
 from comm.turns.incoming import Caller
 from relay import __version__, gateway, lifecycle
+from relay.clocks import read_clock
 from relay.cookies import remember_session
 from relay.credentials import Credentials, identify, stream_id_of
 from relay.exceptions import CsrfFailed, NotFound, SessionRequired, StreamIdRequired
@@ -29,9 +30,6 @@ from .refusals import announced
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 STREAM_ID_CHARACTERS = 200
-ZONE_CHARACTERS = 64
-UTC_OFFSET_LIMIT_MIN = 14 * 60
-"""No clock on earth is further from UTC."""
 
 
 class AlwaysJson(BaseContentNegotiation):
@@ -219,18 +217,9 @@ def chat_page(request: HttpRequest) -> HttpResponse:
 
 def caller_from(request: HttpRequest, session: Session) -> Caller:
     """The caller with the clock that the request's headers name."""
-    zone = request.headers.get("X-User-Timezone", "").strip()
-    known = zone if len(zone) <= ZONE_CHARACTERS and zone.isprintable() else ""
-    return service.caller_of(session, known, _offset(request))
-
-
-def _offset(request: HttpRequest) -> int | None:
-    """X-User-UTC-Offset in minutes east of UTC; one that no clock has is none."""
-    try:
-        offset = int(request.headers.get("X-User-UTC-Offset", ""))
-    except ValueError:
-        return None
-    return offset if abs(offset) <= UTC_OFFSET_LIMIT_MIN else None
+    headers = request.headers
+    clock = read_clock(headers.get("X-User-Timezone", ""), headers.get("X-User-UTC-Offset", ""))
+    return service.caller_of(session, clock)
 
 
 def _required_stream_id(request: HttpRequest) -> str:

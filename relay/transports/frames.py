@@ -30,6 +30,20 @@ def sse_retry(milliseconds: int) -> bytes:
     return b"retry: %d\n" % milliseconds
 
 
+def websocket_frame(route: str, body: bytes, position: Position | None) -> bytes:
+    """Return a text message of the native WebSocket: `{"event": route, "id": position, "data": envelope}`."""
+    if position is None:
+        return b'{"event":"%b","data":%b}' % (route.encode(), body)
+    return b'{"event":"%b","id":"%d-%d","data":%b}' % (route.encode(), *position, body)
+
+
+def socketio_frame(route: str, body: bytes, position: Position | None) -> bytes:
+    """Return an EVENT packet of Socket.IO's root namespace; the position is the envelope's key `id`."""
+    if position is None:
+        return b'2["%b",%b]' % (route.encode(), body)
+    return b'2["%b",%b,"id":"%d-%d"}]' % (route.encode(), body[:-1], *position)
+
+
 def encode_body(value: dict[str, Any]) -> bytes:
     """Return a value of our own making as one line of JSON."""
     return _json.encode(value)

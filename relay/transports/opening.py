@@ -1,22 +1,93 @@
 """Opening a stream: what a connecting client asks for, checked, and the session that it gets."""
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from io import BytesIO
+from typing import Any
 
+import msgspec
+from channels.db import database_sync_to_async
+from django.core.exceptions import BadRequest as DjangoBadRequest
+from django.core.handlers.asgi import ASGIRequest
+from django.db import DatabaseError
 from django.http import HttpRequest
 
 from comm.conf import comm_settings
+from relay import gateway
+from relay.clocks import Clock, read_clock
 from relay.credentials import Credentials
-from relay.exceptions import BadRequest, StreamIdRequired
+from relay.exceptions import BadRequest, StreamIdRequired, Unavailable
+from relay.ingress.checking import check_storable, convert
 from relay.models import Session
+from relay.peers import Peer, Wire
 from relay.sessions import Transport, resolve_session
+
+logger = logging.getLogger(__name__)
 
 STREAM_ID_CHARACTERS = 200
 SCOPE_CHARACTERS = 100
 
 
+class AuthPayload(msgspec.Struct):
+    """What a client may say when it introduces itself in a message, where it could not set headers."""
+
+    bearer_token: str | None = None
+    id_token: str | None = None
+    ticket: str | None = None
+    user_session_id: str | None = None
+    tenant: str | None = None
+    project: str | None = None
+    stream_id: str | None = None
+    last_event_id: str | None = None
+    project_events: bool | int | str | None = None
+    user_timezone: str | None = None
+    user_utc_offset_min: int | str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a client asks of its stream, wherever it said so; an empty string is a thing that it did not."""
+
+    stream_id: str = ""
+    tenant: str = ""
+    project: str = ""
+    project_events: str = ""
+    last_event_id: str = ""
+    timezone: str = ""
+    utc_offset_min: str = ""
+
+    @classmethod
+    def from_request(cls, request: HttpRequest) -> "Asked":
+        """Read the query; for the position, the header wins, since a browser that reconnects sends both."""
+        query = request.GET
+        return cls(
+            stream_id=query.get("stream_id", ""),
+            tenant=query.get("tenant", ""),
+            project=query.get("project", ""),
+            project_events=query.get("project_events", ""),
+            last_event_id=request.headers.get("Last-Event-ID") or query.get("last_event_id", ""),
+            timezone=query.get("user_timezone", ""),
+            utc_offset_min=query.get("user_utc_offset_min", ""),
+        )
+
+    def overlaid(self, payload: AuthPayload) -> "Asked":
+        """Return the same with what an auth message says, which wins."""
+        said = {
+            "stream_id": payload.stream_id,
+            "tenant": payload.tenant,
+            "project": payload.project,
+            "project_events": payload.project_events,
+            "last_event_id": payload.last_event_id,
+            "timezone": payload.user_timezone,
+            "utc_offset_min": payload.user_utc_offset_min,
+        }
+        return replace(self, **{name: str(value) for name, value in said.items() if value is not None})
+
+
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """One admitted stream: whose it is, what it is called, and what it wants to see."""
+    """One admitted stream: whose it is, what it is called, what it wants to see, and its user's clock."""
 
     session: Session
     stream_id: str
@@ -24,38 +95,74 @@ class Opening:
     project: str
     project_events: bool
     last_event_id: str | None
+    clock: Clock
 
 
-def open_stream(request: HttpRequest, transport: Transport) -> Opening:
-    """Read the query of a stream request and find its session, made when there is none (ORM, synchronous).
+def request_of(scope: Mapping[str, Any]) -> HttpRequest:
+    """Return the request that opens a stream, as Django reads it; a WebSocket's handshake is a GET."""
+    return ASGIRequest({**scope, "type": "http", "method": scope.get("method", "GET")}, BytesIO())
 
-    Errors: StreamIdRequired (422), BadRequest (400), and those of relay.sessions.resolve_session.
+
+def auth_payload(value: Any, field: str = "auth") -> AuthPayload:
+    """Check an auth message; none at all is an empty one. Errors: BadRequest."""
+    if value is None:
+        return AuthPayload()
+    check_storable(value, (field,))
+    payload: AuthPayload = convert(value, AuthPayload, field)
+    return payload
+
+
+async def admit(asked: Asked, credentials: Credentials, transport: Transport) -> Opening:
+    """Check what a client asks for and find its session, made when there is none.
+
+    Errors: Draining and Unavailable (503), StreamIdRequired (422), BadRequest (400), and those of
+    relay.sessions.resolve_session.
     """
+    gateway.refuse_when_draining()
+    try:
+        return await database_sync_to_async(_admit)(asked, credentials, transport)
+    except (DjangoBadRequest, UnicodeError) as error:
+        raise BadRequest("query", "the query string cannot be read") from error
+    except (DatabaseError, OSError) as error:
+        logger.exception("A stream could not be opened")
+        raise Unavailable("The stream cannot be opened right now.", retry_after=2) from error
+
+
+def _admit(asked: Asked, credentials: Credentials, transport: Transport) -> Opening:
     conf = comm_settings()
-    stream_id = request.GET.get("stream_id", "").strip()
+    stream_id = asked.stream_id.strip()
     if not stream_id:
         raise StreamIdRequired("stream_id: required; the client names its stream, best with a random UUID")
     if len(stream_id) > STREAM_ID_CHARACTERS or not stream_id.isprintable():
         raise StreamIdRequired(f"stream_id: at most {STREAM_ID_CHARACTERS} printable characters")
+    tenant, project = _scope(asked.tenant, "tenant"), _scope(asked.project, "project")
     return Opening(
-        session=resolve_session(
-            Credentials.from_request(request, query_tokens=True), create=True, transport=transport
-        ),
+        session=resolve_session(credentials, create=True, transport=transport),
         stream_id=stream_id,
-        tenant=_scope(request, "tenant") or conf.DEFAULT_TENANT,
-        project=_scope(request, "project") or conf.DEFAULT_PROJECT,
-        project_events=request.GET.get("project_events", "").strip().lower() in ("1", "true", "yes", "on"),
-        last_event_id=_last_event_id(request),
+        tenant=tenant or conf.DEFAULT_TENANT,
+        project=project or conf.DEFAULT_PROJECT,
+        project_events=asked.project_events.strip().lower() in ("1", "true", "yes", "on"),
+        last_event_id=asked.last_event_id or None,
+        clock=read_clock(asked.timezone, asked.utc_offset_min),
     )
 
 
-def _scope(request: HttpRequest, name: str) -> str:
-    value = request.GET.get(name, "").strip()
+def _scope(text: str, name: str) -> str:
+    value = text.strip()
     if len(value) > SCOPE_CHARACTERS or not value.isprintable():
         raise BadRequest(name, f"at most {SCOPE_CHARACTERS} printable characters")
     return value
 
 
-def _last_event_id(request: HttpRequest) -> str | None:
-    # The header wins: a browser that reconnects by itself sends both, and the query is the older one.
-    return request.headers.get("Last-Event-ID") or request.GET.get("last_event_id") or None
+def peer_of(wire: Wire, opening: Opening, *sids: str) -> Peer:
+    """Return the peer of an admitted stream; `sids` are other names under which it can be reached."""
+    return Peer(
+        wire,
+        session_id=opening.session.session_id,
+        user_type=opening.session.user_type,
+        stream_id=opening.stream_id,
+        tenant=opening.tenant,
+        project=opening.project,
+        project_events=opening.project_events,
+        sids=sids,
+    )

@@ -1,31 +1,30 @@
 """The SSE transport: accepts a stream, writes its peer's frames, leaves."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from io import BytesIO
 from typing import Any
 
-from channels.db import database_sync_to_async
 from channels.exceptions import StopConsumer
 from channels.generic.http import AsyncHttpConsumer
 from corsheaders.middleware import CorsMiddleware
 from django.core.exceptions import BadRequest as DjangoBadRequest
 from django.core.handlers.asgi import ASGIRequest
-from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
 
-from comm.envelope import stamp
 from comm.history import Position
 from relay.conf import relay_settings
 from relay.cookies import remember_session
-from relay.exceptions import BadRequest, Draining, RelayError, Unavailable
+from relay.credentials import Credentials
+from relay.exceptions import BadRequest, RelayError
 from relay.hub import get_hub
 from relay.lifecycle import is_draining
 from relay.peers import Peer
 from relay.sessions import session_headers
 
 from .frames import KEEPALIVE, Encoder, encode_body, sse_frame, sse_retry
-from .opening import Opening, open_stream
+from .greeting import DEFAULT_RETRY_MS, GOODBYE, READY, goodbye_body, ready_body
+from .opening import Asked, admit, peer_of
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +37,6 @@ STREAM_HEADERS = {
     "Content-Encoding": "identity",
     "X-Accel-Buffering": "no",
 }
-
-DEFAULT_RETRY_MS = 1000
 
 _cors = CorsMiddleware(lambda request: HttpResponse(status=405, headers={"Allow": "GET, OPTIONS"}))
 
@@ -88,9 +85,6 @@ class SseConsumer(AsyncHttpConsumer):
             await self._open(request)
         except RelayError as error:
             await self._refuse(request, error)
-        except (DatabaseError, OSError):
-            logger.exception("A stream could not be opened")
-            await self._refuse(request, Unavailable("The stream cannot be opened right now.", retry_after=2))
 
     async def http_disconnect(self, message: Any) -> None:
         """The client has gone, or the response is complete."""
@@ -99,13 +93,8 @@ class SseConsumer(AsyncHttpConsumer):
     # --- opening ------------------------------------------------------------------------------------
 
     async def _open(self, request: HttpRequest) -> None:
-        if is_draining():
-            raise Draining("This server is restarting; connect again in a moment.", retry_after=2)
-        try:
-            opening = await database_sync_to_async(open_stream)(request, "sse")
-        except (DjangoBadRequest, UnicodeError) as error:
-            raise BadRequest("query", "the query string cannot be read") from error
-        self.peer = _peer_of(self, opening)
+        opening = await admit(*_asked(request), "sse")
+        self.peer = peer_of(self, opening)
         tail = await get_hub().join(self.peer, opening.last_event_id)
         response = HttpResponse(headers={**STREAM_HEADERS, **session_headers(opening.session)})
         if opening.session.is_anonymous and _session_cookie(request) != opening.session.session_id:
@@ -135,52 +124,30 @@ class SseConsumer(AsyncHttpConsumer):
 
     # --- what the peer asks of its wire ---------------------------------------------------------------
 
-    async def write(self, data: bytes) -> None:
-        """Write frames; waits while the client's socket is full."""
+    async def write(self, frames: Sequence[bytes]) -> None:
+        """Write frames in one go; waits while the client's socket is full."""
+        data = frames[0] if len(frames) == 1 else b"".join(frames)
         await self.base_send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def finish(self) -> None:
         """End the response."""
         await self.base_send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def ready(self, peer: Peer, resume: dict[str, Any], position: Position) -> bytes:
+    def ready(self, peer: Peer, resume: dict[str, Any], position: Position) -> list[bytes]:
         """Return the `ready` frame; its id is where the stream starts, so that even it can be resumed from."""
-        timestamp, _ = stamp()
-        body = {
-            "session_id": peer.session_id,
-            "user_type": peer.user_type,
-            "stream_id": peer.stream_id,
-            "tenant": peer.tenant,
-            "project": peer.project,
-            "project_events": peer.project_events,
-            "timestamp": timestamp,
-            "resume": resume,
-        }
-        return sse_frame("ready", encode_body(body), position)
+        return [sse_frame(READY, encode_body(ready_body(peer, resume)), position)]
 
     def goodbye(self, peer: Peer, retry_after_ms: int) -> bytes:
         """Return the `server_shutdown` frame; without an id, it moves no position."""
-        timestamp, _ = stamp()
-        body = {
-            "reason": "draining",
-            "session_id": peer.session_id,
-            "stream_id": peer.stream_id,
-            "timestamp": timestamp,
-            "retry_after_ms": retry_after_ms,
-        }
-        return sse_retry(retry_after_ms) + sse_frame("server_shutdown", encode_body(body), None)
+        body = encode_body(goodbye_body(peer, retry_after_ms))
+        return sse_retry(retry_after_ms) + sse_frame(GOODBYE, body, None)
 
 
-def _peer_of(wire: SseConsumer, opening: Opening) -> Peer:
-    return Peer(
-        wire,
-        session_id=opening.session.session_id,
-        user_type=opening.session.user_type,
-        stream_id=opening.stream_id,
-        tenant=opening.tenant,
-        project=opening.project,
-        project_events=opening.project_events,
-    )
+def _asked(request: HttpRequest) -> tuple[Asked, Credentials]:
+    try:
+        return Asked.from_request(request), Credentials.from_request(request, query_tokens=True)
+    except (DjangoBadRequest, UnicodeError) as error:
+        raise BadRequest("query", "the query string cannot be read") from error
 
 
 def _session_cookie(request: HttpRequest) -> str | None:

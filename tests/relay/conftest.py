@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
@@ -36,18 +36,18 @@ class TestWire:
         self.finished = 0
         self.error: Exception | None = None
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, frames: Sequence[bytes]) -> None:
         if not self.open.is_set():
             await self.open.wait()
         if self.error is not None:
             raise self.error
-        self.writes.append(data)
+        self.writes.append(b"".join(frames))
 
     async def finish(self) -> None:
         self.finished += 1
 
-    def ready(self, peer: Peer, resume: dict[str, Any], position: Position) -> bytes:
-        return sse_frame("ready", encode_body({"resume": resume}), position)
+    def ready(self, peer: Peer, resume: dict[str, Any], position: Position) -> list[bytes]:
+        return [sse_frame("ready", encode_body({"resume": resume}), position)]
 
     def goodbye(self, peer: Peer, retry_after_ms: int) -> bytes:
         return sse_frame("server_shutdown", encode_body({"retry_after_ms": retry_after_ms}), None)
