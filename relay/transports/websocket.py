@@ -94,57 +94,16 @@ class WebSocketConsumer(SocketConsumer):
         if is_draining():
             self.peer.say_goodbye(DEFAULT_RETRY_MS)
 
-    # --- the way up -----------------------------------------------------------------------------------
-
-    async def heard(self, message: dict[str, Any]) -> None:
-        """Answer one message of the client."""
-        kind = message["type"]
-        if kind == "auth":
-            await self._authenticate(message)
-        elif self.upstream is None:
-            raise CloseSocket(NOT_AUTHENTICATED, "The first message must be auth.")
-        else:
-            self._introduced = True
-            handler = self._handlers.get(kind)
-            answer = await handler(self, message) if handler else _unknown(kind)
-            await self.say(_json.encode({"type": "ack", "id": message.get("id"), **answer}))
-
-    async def _authenticate(self, message: dict[str, Any]) -> None:
-        if self._introduced:
-            raise CloseSocket(CLOSE_CODES[400], "auth comes first, and once.")
-        self._introduced = True
-        try:
-            payload = auth_payload({name: value for name, value in message.items() if name != "type"})
-        except BadRequest as error:
-            raise CloseSocket(CLOSE_CODES[400], str(error)) from None
-        await self._open_anew(*self._asked(payload))
-
     async def _open_anew(self, asked: Asked, credentials: Credentials) -> None:
-        if self.peer is None:
+        """Open the stream in the place of the one that is open, where there is one."""
+        before = self.peer
+        if before is None:
             await self._open(asked, credentials)
             return
-        before = self.peer
         written = await before.retire()
         await get_hub().leave(before)
         await self._open(asked, credentials, (before.session_id, written))
 
-    async def _open(
-        self, asked: Asked, credentials: Credentials, before: tuple[str, Position] | None = None
-    ) -> None:
-        try:
-            opening = await admit(asked, credentials, "ws")
-        except RelayError as error:
-            raise CloseSocket(CLOSE_CODES.get(error.status, CLOSE_CODES[400]), str(error)) from None
-        self.peer = peer_of(self, opening)
-        self.upstream = Upstream(opening, self.peer)
-        last_event_id = opening.last_event_id
-        if before is not None and before[0] == self.peer.session_id and last_event_id is None:
-            last_event_id = str(before[1])
-        tail = await get_hub().join(self.peer, last_event_id)
-        self.peer.begin(tail)
-        if is_draining():
-            self.peer.say_goodbye(DEFAULT_RETRY_MS)
-
     # --- the way up -----------------------------------------------------------------------------------
 
     async def heard(self, message: dict[str, Any]) -> None:
@@ -169,63 +128,6 @@ class WebSocketConsumer(SocketConsumer):
         except BadRequest as error:
             raise CloseSocket(CLOSE_CODES[400], str(error)) from None
         await self._open_anew(*self._asked(payload))
-
-    async def _open_anew(self, asked: Asked, credentials: Credentials) -> None:
-        before, written = self.peer, None
-        if before is not None:
-            written = await before.retire()
-            await get_hub().leave(before)
-        await self._open(asked, credentials)
-        if before is None or written is None:
-            return
-
-    async def _open(
-        self, asked: Asked, credentials: Credentials, before: tuple[str, Position] | None = None
-    ) -> None:
-        try:
-            opening = await admit(asked, credentials, "ws")
-        except RelayError as error:
-            raise CloseSocket(CLOSE_CODES.get(error.status, CLOSE_CODES[400]), str(error)) from None
-        self.peer = peer_of(self, opening)
-        self.upstream = Upstream(opening, self.peer)
-        last_event_id = opening.last_event_id
-        if before is not None and before[0] == self.peer.session_id and last_event_id is None:
-            last_event_id = str(before[1])
-        tail = await get_hub().join(self.peer, last_event_id)
-        self.peer.begin(tail)
-        if is_draining():
-            self.peer.say_goodbye(DEFAULT_RETRY_MS)
-
-    # --- the way up -----------------------------------------------------------------------------------
-
-    async def heard(self, message: dict[str, Any]) -> None:
-        """Answer one message of the client."""
-        kind = message["type"]
-        if kind == "auth":
-            await self._authenticate(message)
-        elif self.upstream is None:
-            raise CloseSocket(NOT_AUTHENTICATED, "The first message must be auth.")
-        else:
-            self._introduced = True
-            handler = self._handlers.get(kind)
-            answer = await handler(self, message) if handler else _unknown(kind)
-            await self.say(_json.encode({"type": "ack", "id": message.get("id"), **answer}))
-
-    async def _authenticate(self, message: dict[str, Any]) -> None:
-        if self._introduced:
-            raise CloseSocket(CLOSE_CODES[400], "auth comes first, and once.")
-        self._introduced = True
-        try:
-            payload = auth_payload({name: value for name, value in message.items() if name != "type"})
-        except BadRequest as error:
-            raise CloseSocket(CLOSE_CODES[400], str(error)) from None
-        await self._open_anew(*self._asked(payload))
-
-    async def _open_anew(self, asked: Asked, credentials: Credentials) -> None:
-        before = self.peer
-        if before is not None:
-            await get_hub().leave(before)
-        await self._open(asked, credentials, before)
 
     async def _chat_message(self, message: dict[str, Any]) -> dict[str, Any]:
         assert self.upstream is not None
