@@ -1,21 +1,40 @@
-"""Where HTTP and WebSocket are put together; the entry point of every ASGI server."""
+"""Where HTTP, WebSocket and Socket.IO are put together; the entry point of every ASGI server."""
 
 import os
 from typing import Any
 
 from channels.routing import ProtocolTypeRouter, URLRouter
 from django.core.asgi import get_asgi_application
+from django.urls import path, re_path
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 django_application = get_asgi_application()
 
 from relay import lifecycle  # noqa: E402 - Django must be set up first
-from relay.routing import http_urlpatterns, websocket_urlpatterns  # noqa: E402
+from relay.routing import NoSuchSocket, bounded, mounted  # noqa: E402
+from relay.transports.socketio import SocketIoTransport  # noqa: E402
+from relay.transports.sse import SseConsumer  # noqa: E402
+from relay.transports.websocket import WebSocketConsumer  # noqa: E402
+
+socketio = SocketIoTransport()
+lifecycle.closes(socketio)
 
 routes = ProtocolTypeRouter(
     {
-        "http": URLRouter([*http_urlpatterns(django_application)]),
-        "websocket": URLRouter(websocket_urlpatterns),
+        "http": URLRouter(
+            [
+                path("sse/stream", mounted(SseConsumer)),
+                path("socket.io/", socketio.application),
+                re_path(r"", bounded(django_application)),
+            ]
+        ),
+        "websocket": URLRouter(
+            [
+                path("ws/stream", mounted(WebSocketConsumer)),
+                path("socket.io/", socketio.application),
+                re_path(r"", mounted(NoSuchSocket)),
+            ]
+        ),
     }
 )
 

@@ -13,7 +13,7 @@ import signal
 import threading
 from collections.abc import Awaitable, Callable
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from channels.db import database_sync_to_async
 
@@ -35,6 +35,13 @@ logger = logging.getLogger(__name__)
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+class Closable(Protocol):
+    """What a transport holds beyond its connections."""
+
+    async def aclose(self) -> None:
+        """Stop, and wait until nothing of it runs any more."""
+
+
 class Lifecycle:
     """Starts and stops what serves in this process, once each."""
 
@@ -45,6 +52,7 @@ class Lifecycle:
         self._stopped = False
         self._ownership = Ownership()
         self._hook: SignalHook | None = None
+        self._closables: list[Closable] = []
         self._collector = Collector(lambda: get_hub().delivered)
 
     async def start(self) -> None:
@@ -60,6 +68,10 @@ class Lifecycle:
             if self._starting is starting and starting.done():
                 self._starting = None
             raise
+
+    def closes(self, closable: Closable) -> None:
+        """Close this too, when the streams have ended."""
+        self._closables.append(closable)
 
     @property
     def running_turns(self) -> int:
@@ -77,6 +89,8 @@ class Lifecycle:
         await get_runner().aclose()
         await aclose_bundles()
         await get_hub().aclose()
+        for closable in self._closables:
+            await closable.aclose()
         await sinks.aclose_sinks()
         await history_layer().aclose()
         publisher.set_home_loop(None)
@@ -180,6 +194,11 @@ async def start() -> None:
 async def aclose() -> None:
     """Stop what `start` started; idempotent."""
     await _lifecycle.aclose()
+
+
+def closes(closable: Closable) -> None:
+    """Name what else of a transport is closed with the process, after the streams."""
+    _lifecycle.closes(closable)
 
 
 def is_draining() -> bool:

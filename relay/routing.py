@@ -1,15 +1,11 @@
-"""Which path leads to which consumer."""
+"""Mounting: consumers and Django as applications that project/asgi.py puts together."""
 
 from typing import Any
 
 from channels.consumer import AsyncConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
-from django.urls import path, re_path
-from django.urls.resolvers import URLPattern
 
 from .ingress.bodies import BodyLimit
-from .transports.sse import SseConsumer
-from .transports.websocket import WebSocketConsumer
 
 
 class NoSuchSocket(AsyncWebsocketConsumer):
@@ -20,21 +16,12 @@ class NoSuchSocket(AsyncWebsocketConsumer):
         await self.close()
 
 
-def http_urlpatterns(django_application: Any) -> list[URLPattern]:
-    """The streams, and Django for everything else."""
-    bounded: Any = BodyLimit(django_application)
-    return [
-        path("sse/stream", _mounted(SseConsumer)),
-        re_path(r"", bounded),
-    ]
-
-
-def _mounted(consumer: type[AsyncConsumer]) -> Any:
+def mounted(consumer: type[AsyncConsumer]) -> Any:
+    """Return a consumer as an ASGI application, for path()."""
     # path() is typed for views; Channels' URLRouter calls what it finds as an ASGI application.
     return consumer.as_asgi()
 
 
-websocket_urlpatterns = [
-    path("ws/stream", _mounted(WebSocketConsumer)),
-    re_path(r"", _mounted(NoSuchSocket)),
-]
+def bounded(django_application: Any) -> Any:
+    """Return Django behind the limit of request bodies, for path()."""
+    return BodyLimit(django_application)

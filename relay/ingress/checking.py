@@ -124,6 +124,8 @@ def _unstorable(value: Any) -> str:
             value.encode()
         except UnicodeEncodeError:
             return "a lone surrogate, which is no character"
+    elif isinstance(value, bytes) or not (value is None or isinstance(value, (bool, int, float))):
+        return "binary content; files go beside the message"
     elif isinstance(value, float) and not math.isfinite(value):
         return "a number that is not finite"
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:

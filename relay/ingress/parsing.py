@@ -3,6 +3,7 @@
 Unknown keys are ignored and null is the same as absent, as existing clients expect.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
 
@@ -257,16 +258,35 @@ def _event_hint(payload: Any) -> FileHint:
     return FileHint()
 
 
+def announced_files(document: Any) -> list[FileHint]:
+    """Return what a body says of the files that come beside it, in their order; it is checked later."""
+    if not isinstance(document, dict):
+        return []
+    events = document.get("external_events")
+    if isinstance(events, list):
+        return [_event_hint(e.get("payload")) for e in events if _announces_file(e)]
+    meta = document.get("attachment_meta")
+    return list(_file_hints(meta)) if isinstance(meta, list) else []
+
+
+def _announces_file(event: Any) -> bool:
+    return isinstance(event, dict) and str(event.get("type")).startswith(ATTACHMENT_EVENT)
+
+
+def _file_hints(meta: list[Any]) -> Iterator[FileHint]:
+    for i, entry in enumerate(meta):
+        said = convert(entry, _FileMeta, f"attachment_meta[{i}]")
+        yield FileHint(said.filename or said.name or "", said.mime or "")
+
+
 def _hints_by_name(meta: Any) -> dict[str, FileHint]:
     if meta is None:
         return {}
     if not isinstance(meta, list):
         raise BadRequest("attachment_meta", f"expected an array, got {name_of(meta)}")
     hints: dict[str, FileHint] = {}
-    for i, entry in enumerate(meta):
-        said = convert(entry, _FileMeta, f"attachment_meta[{i}]")
-        filename = said.filename or said.name
-        if not filename:
+    for i, hint in enumerate(_file_hints(meta)):
+        if not hint.filename:
             raise BadRequest(f"attachment_meta[{i}].filename", "is missing")
-        hints[filename] = FileHint(filename, said.mime or "")
+        hints[hint.filename] = hint
     return hints

@@ -133,8 +133,7 @@ def _admit(asked: Asked, credentials: Credentials, transport: Transport) -> Open
     stream_id = asked.stream_id.strip()
     if not stream_id:
         raise StreamIdRequired("stream_id: required; the client names its stream, best with a random UUID")
-    if len(stream_id) > STREAM_ID_CHARACTERS or not stream_id.isprintable():
-        raise StreamIdRequired(f"stream_id: at most {STREAM_ID_CHARACTERS} printable characters")
+    check_stream_id(stream_id)
     tenant, project = _scope(asked.tenant, "tenant"), _scope(asked.project, "project")
     return Opening(
         session=resolve_session(credentials, create=True, transport=transport),
@@ -145,6 +144,12 @@ def _admit(asked: Asked, credentials: Credentials, transport: Transport) -> Open
         last_event_id=asked.last_event_id or None,
         clock=read_clock(asked.timezone, asked.utc_offset_min),
     )
+
+
+def check_stream_id(stream_id: str) -> None:
+    """Raise StreamIdRequired for what cannot name a stream."""
+    if len(stream_id) > STREAM_ID_CHARACTERS or not stream_id.isprintable():
+        raise StreamIdRequired(f"stream_id: at most {STREAM_ID_CHARACTERS} printable characters")
 
 
 def _scope(text: str, name: str) -> str:

@@ -148,6 +148,10 @@ class WebSocketConsumer(SocketConsumer):
         "ping": _ping,
     }
 
+    def refusal(self, sentence: str) -> bytes:
+        """Say why the socket closes: not every server passes a close frame's reason on."""
+        return _json.encode({"type": "error", "error": sentence})
+
     # --- the way down ---------------------------------------------------------------------------------
 
     @property
