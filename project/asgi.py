@@ -14,6 +14,7 @@ from relay import lifecycle  # noqa: E402 - Django must be set up first
 from relay.routing import NoSuchSocket, bounded, mounted  # noqa: E402
 from relay.transports.socketio import SocketIoTransport  # noqa: E402
 from relay.transports.sse import SseConsumer  # noqa: E402
+from relay.transports.webchat import WebChatConsumer  # noqa: E402
 from relay.transports.websocket import WebSocketConsumer  # noqa: E402
 
 socketio = SocketIoTransport()
@@ -31,6 +32,7 @@ routes = ProtocolTypeRouter(
         "websocket": URLRouter(
             [
                 path("ws/stream", mounted(WebSocketConsumer)),
+                path("chat/ws/<str:conversation_id>", mounted(WebChatConsumer)),
                 path("socket.io/", socketio.application),
                 re_path(r"", mounted(NoSuchSocket)),
             ]

@@ -198,6 +198,11 @@ RELAY = {
     "AUTH_TOKEN_COOKIE_NAME": env.str("AUTH_TOKEN_COOKIE_NAME", default="__Secure-LATC"),
     "ID_TOKEN_COOKIE_NAME": env.str("ID_TOKEN_COOKIE_NAME", default="__Secure-LITC"),
     "ID_TOKEN_HEADER_NAME": env.str("ID_TOKEN_HEADER_NAME", default="X-ID-Token"),
+    "WEBCHAT_TRUST_IDS": env.bool("WEBCHAT_TRUST_IDS", default=DEBUG),
+    "WEBCHAT_ROLES": env.dict(
+        "WEBCHAT_ROLES", default={"platform_admin": "privileged", "customer_admin": "paid"}
+    ),
+    "WEBCHAT_TIMEOUT_SECONDS": env.float("WEBCHAT_TIMEOUT_SECONDS", default=180.0),
     "MESSAGE_RATE": env.str("MESSAGE_RATE", default="120/minute"),
 }
 RECORDER: dict[str, object] = {

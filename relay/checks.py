@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from django.core.checks import CheckMessage, Error, register
+from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 from limits import parse
 
 from .conf import relay_settings
+from .models import Session
 
 
 @register()
@@ -23,6 +24,11 @@ def check_relay_settings(**kwargs: Any) -> list[CheckMessage]:
             import_string(path)
         except ImportError as error:
             found.append(Error(f"RELAY['AUTHENTICATORS'] names {path}: {error}", id="relay.E002"))
+    for role, user_type in conf.WEBCHAT_ROLES.items():
+        if user_type not in Session.UserType.values:
+            known = ", ".join(Session.UserType.values)
+            sentence = f"RELAY['WEBCHAT_ROLES'] maps {role} to {user_type!r}; user types are {known}"
+            found.append(Error(sentence, id="relay.E004"))
     if conf.MESSAGE_RATE:
         try:
             parse(conf.MESSAGE_RATE)
@@ -33,3 +39,12 @@ def check_relay_settings(**kwargs: Any) -> list[CheckMessage]:
                 )
             )
     return found
+
+
+@register(deploy=True)
+def check_trust(**kwargs: Any) -> list[CheckMessage]:
+    """Whoever opens a web chat is believed to be whom it names: not in production."""
+    if not relay_settings().WEBCHAT_TRUST_IDS:
+        return []
+    sentence = "RELAY['WEBCHAT_TRUST_IDS'] is on: whoever opens a web chat is believed to be whom it names"
+    return [Warning(sentence, hint="Set WEBCHAT_TRUST_IDS=false.", id="relay.W001")]

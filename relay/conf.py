@@ -1,6 +1,6 @@
 """Settings of relay: `RELAY` in the Django settings, over the defaults below."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -45,6 +45,13 @@ class RelaySettings(NamedTuple):
     SESSION_COOKIE_DAYS: int = 30
     STREAM_ID_LENGTH_TRUSTED: int = 16
     """A stream id shorter than this is guessable: it never stands for a session."""
+
+    WEBCHAT_TRUST_IDS: bool = False
+    """Whether the web chat channel takes a client's word for its user and role; for development."""
+    WEBCHAT_ROLES: Mapping[str, str] = {"platform_admin": "privileged", "customer_admin": "paid"}
+    """Role of a trusted client → user type; any other role is registered."""
+    WEBCHAT_TIMEOUT_SECONDS: float = 180.0
+    """How long a web chat waits for the next sign of an answer."""
 
     TEXT_CHARACTERS: int = 32_000
     MESSAGE_BYTES: int = 25 * MIB

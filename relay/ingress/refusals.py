@@ -20,7 +20,8 @@ class Sender:
     """Who sends a message and over which stream; `stream_id` is a Socket.IO sid on that transport.
 
     `tenant` and `project` are what the message falls back to where it names none. `conversation_id` is
-    set once the message was read, so that a refusal says which conversation it is about.
+    set once the message was read, so that a refusal says which conversation it is about. `author` is the
+    name that the message is kept under, where it is not the caller's own.
     """
 
     caller: Caller
@@ -29,6 +30,7 @@ class Sender:
     project: str
     request_id: str
     conversation_id: str = ""
+    author: str = ""
 
 
 @contextmanager

@@ -113,7 +113,7 @@ def _message(sender: Sender, submission: Submission, raw: RawSubmission, key: st
         conversation_id=submission.conversation_id,
         bundle_id=submission.bundle_id,
         target_turn_id=submission.target_turn_id,
-        author=sender.caller.username,
+        author=sender.author or sender.caller.username,
         chat_history=submission.chat_history,
         payload=submission.payload,
         config=submission.config,

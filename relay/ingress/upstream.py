@@ -34,9 +34,9 @@ class Upstream:
         self._opening = opening
         self._peer = peer
 
-    async def chat_message(self, read: Callable[[], RawSubmission]) -> Answer:
-        """Submit a message; `read` is called once it is admitted."""
-        return await self._answer(lambda: dict(service.submit(self._sender(), read)))
+    async def chat_message(self, read: Callable[[], RawSubmission], author: str = "") -> Answer:
+        """Submit a message; `read` is called once it is admitted, `author` is a name to keep it under."""
+        return await self._answer(lambda: dict(service.submit(self._sender(author), read)))
 
     async def conversation_state(self, document: Any) -> Answer:
         """Tell the state of a conversation; the stream gets it as an event as well."""
@@ -53,7 +53,7 @@ class Upstream:
 
         return await self._answer(tell)
 
-    def _sender(self) -> Sender:
+    def _sender(self, author: str = "") -> Sender:
         caller = service.caller_of(self._opening.session, self._opening.clock)
         return Sender(
             caller=caller,
@@ -61,6 +61,7 @@ class Upstream:
             tenant=self._opening.tenant,
             project=self._opening.project,
             request_id=uuid.uuid4().hex,
+            author=author,
         )
 
     async def _answer(self, work: Callable[[], Answer]) -> Answer:

@@ -16,12 +16,12 @@ from django.http import HttpRequest
 from comm.conf import comm_settings
 from relay import gateway
 from relay.clocks import Clock, read_clock
-from relay.credentials import Credentials
+from relay.credentials import Credentials, Identity, identify
 from relay.exceptions import BadRequest, StreamIdRequired, Unavailable
 from relay.ingress.checking import check_storable, convert
 from relay.models import Session
 from relay.peers import Peer, Wire
-from relay.sessions import Transport, resolve_session
+from relay.sessions import Transport, session_of
 
 logger = logging.getLogger(__name__)
 
@@ -112,15 +112,18 @@ def auth_payload(value: Any, field: str = "auth") -> AuthPayload:
     return payload
 
 
-async def admit(asked: Asked, credentials: Credentials, transport: Transport) -> Opening:
+async def admit(
+    asked: Asked, credentials: Credentials, transport: Transport, identity: Identity | None = None
+) -> Opening:
     """Check what a client asks for and find its session, made when there is none.
 
+    `identity` is whose it is where that is known already; else the credentials say so.
     Errors: Draining and Unavailable (503), StreamIdRequired (422), BadRequest (400), and those of
-    relay.sessions.resolve_session.
+    relay.sessions.session_of.
     """
     gateway.refuse_when_draining()
     try:
-        return await database_sync_to_async(_admit)(asked, credentials, transport)
+        return await database_sync_to_async(_admit)(asked, credentials, transport, identity)
     except (DjangoBadRequest, UnicodeError) as error:
         raise BadRequest("query", "the query string cannot be read") from error
     except (DatabaseError, OSError) as error:
@@ -128,7 +131,9 @@ async def admit(asked: Asked, credentials: Credentials, transport: Transport) ->
         raise Unavailable("The stream cannot be opened right now.", retry_after=2) from error
 
 
-def _admit(asked: Asked, credentials: Credentials, transport: Transport) -> Opening:
+def _admit(
+    asked: Asked, credentials: Credentials, transport: Transport, identity: Identity | None
+) -> Opening:
     conf = comm_settings()
     stream_id = asked.stream_id.strip()
     if not stream_id:
@@ -136,7 +141,7 @@ def _admit(asked: Asked, credentials: Credentials, transport: Transport) -> Open
     check_stream_id(stream_id)
     tenant, project = _scope(asked.tenant, "tenant"), _scope(asked.project, "project")
     return Opening(
-        session=resolve_session(credentials, create=True, transport=transport),
+        session=session_of(identity or identify(credentials), credentials, create=True, transport=transport),
         stream_id=stream_id,
         tenant=tenant or conf.DEFAULT_TENANT,
         project=project or conf.DEFAULT_PROJECT,

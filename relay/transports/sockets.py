@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 REASON_BYTES = 120
 """A close frame has room for 123 bytes of reason."""
 FORBIDDEN = 4403
-FAILED = 1011
+FAILED = 4500
+"""Not 1011: daphne can close with none of the protocol's own codes but 1000."""
 
 _decoder = msgspec.json.Decoder()
 
@@ -143,8 +144,8 @@ class SocketConsumer(AsyncWebsocketConsumer):
             message = _decoder.decode(text)
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise CloseSocket(self.bad_frame_code, f"The frame is not valid JSON ({error}).") from None
-        if not isinstance(message, dict) or not isinstance(message.get("type"), str):
-            raise CloseSocket(self.bad_frame_code, 'The frame must be an object with a string "type".')
+        if not isinstance(message, dict):
+            raise CloseSocket(self.bad_frame_code, "The frame must be a JSON object.")
         await self.heard(message)
         if self.peer is not None:
             await self.peer.has_room()

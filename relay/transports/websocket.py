@@ -108,7 +108,9 @@ class WebSocketConsumer(SocketConsumer):
 
     async def heard(self, message: dict[str, Any]) -> None:
         """Answer one message of the client."""
-        kind = message["type"]
+        kind = message.get("type")
+        if not isinstance(kind, str):
+            raise CloseSocket(CLOSE_CODES[400], 'The frame needs a string "type".')
         if kind == "auth":
             await self._authenticate(message)
         elif self.upstream is None:
