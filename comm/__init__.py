@@ -44,6 +44,16 @@ in `COMM["EVENT_FILTERS"]` and the tenant's firewall (`COMM["FIREWALL"]`, see `c
 Answer with a changed envelope (`msgspec.structs.replace(event.envelope, …)`) to change or enrich it. A filter
 that raises lets the event through, is logged and counted.
 
+What goes out can be recorded, after the filters, and handed on as a batch:
+
+    communicator.record({"include": {"types": ["accounting.usage", "chat.step"]}}, max_events=200)
+    communicator.set_event_sink(sink)                # sink(batch, comm=…, filter=…), sync or async
+    await communicator.send_recorded_events()        # or export_recorded_events(), stop_recording()
+    async with communicator.recording("chat.step", sink=sink, send_on_exit=True): …
+
+Kinds, places and numbers are kept; data and text only where the selector's `privacy` asks for them
+(`comm.selectors`, `comm.recording`).
+
 Bundles themselves (`Bundle`, `TurnContext`) are exported by `comm.bundles`: they need Django's models.
 """
 

@@ -1,6 +1,7 @@
 """ChatCommunicator: the producer API. It composes, filters and publishes; the layer behind it delivers."""
 
 import inspect
+import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial, update_wrapper
 from typing import Any, Concatenate, ParamSpec
@@ -16,8 +17,14 @@ from .firewall import tenant_firewall
 from .history import Position
 from .progress import Ended, Progress, StepState
 from .publisher import publish, publish_project, refuse_on_loop, run_after_commit
+from .recording import EventSink, Item, Recording, RecordingScope, SendResult
+from .selectors import Filter
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
+Observer = Callable[[Envelope, str | None, Position | None], None]
+"""Hears of each event that was published: the envelope after the filters, its target, its position. Must not wait."""
 
 
 def _emits(
@@ -55,7 +62,8 @@ class ChatCommunicator:
 
     `service` and `conversation` say who and where; `target_sid` makes one peer the default receiver;
     `event_filter` is a filter or several, asked after those of the settings and the tenant's firewall;
-    `guard` is called before every publish and may raise (the turn's lease has ended).
+    `guard` is called before every publish and may raise (the turn's lease has ended); `observers` hear of each
+    event after it was published.
 
     The methods return the event's position in the session's log, None when a filter blocked it. Each has a
     twin `…_sync` for synchronous code, which sends on commit when a transaction is open and returns nothing.
@@ -72,6 +80,7 @@ class ChatCommunicator:
         target_sid: str | None = None,
         event_filter: IEventFilter | Sequence[IEventFilter] | None = None,
         guard: Callable[[], None] | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         if isinstance(service, Mapping):
             service = ServiceContext(**_fields(service, ServiceContext.__struct_fields__))
@@ -84,6 +93,8 @@ class ChatCommunicator:
         self._composer = Composer(self.service, self.conversation, target_sid, self._progress)
         self._filters = FilterChain(_in_order(self.service.tenant, event_filter))
         self._guard = guard
+        self._observers = tuple(observers)
+        self._recording = Recording()
 
     start = _emits(Composer.start)
     step = _emits(Composer.step)
@@ -182,6 +193,92 @@ class ChatCommunicator:
         """Forget streamed text, all of it where nothing narrows it down; `final_answer` stays."""
         self._progress.clear_deltas(conversation_id, turn_id)
 
+    # --- recording ------------------------------------------------------------------------------------
+
+    def record(
+        self,
+        filter: Filter = None,
+        *,
+        scope: Any = None,
+        mode: str = "append",
+        max_events: int | None = None,
+    ) -> None:
+        """Keep the events that go out from now on and that `filter` means (see comm.selectors), after the filters.
+
+        `scope` is a JSON value that says whose wish this is; it stands with each event. `append` adds to what is
+        recorded already, `replace` begins anew. The recording keeps the newest `max_events` (1,000). Data and
+        text are kept only where the selector's `privacy` says so. Errors: ValueError names what is wrong.
+        """
+        self._recording.record(filter, scope, mode, max_events)
+
+    def recording(
+        self,
+        filter: Filter = None,
+        *,
+        scope: Any = None,
+        mode: str = "append",
+        max_events: int | None = None,
+        sink: EventSink | None = None,
+        send_on_exit: bool = False,
+        send_filter: Filter = None,
+        clear_on_success: bool = True,
+    ) -> RecordingScope:
+        """Record for the length of a block: `with comm.recording(…)`; the events stay afterwards.
+
+        With `async with` and `send_on_exit` the events that `send_filter` (else `filter`) means go to the sink at
+        the end of the block; `result` of the block says what became of them.
+        """
+
+        async def send() -> SendResult:
+            chosen = filter if send_filter is None else send_filter
+            return await self.send_recorded_events(chosen, clear_on_success=clear_on_success)
+
+        return RecordingScope(
+            self._recording,
+            lambda: self._recording.record(filter, scope, mode, max_events),
+            send if send_on_exit else None,
+            sink,
+        )
+
+    def stop_recording(self) -> None:
+        """Record nothing more; what was recorded stays until it is cleared or sent."""
+        self._recording.stop()
+
+    def recording_config(self) -> dict[str, Any]:
+        """Return what is recorded: `{enabled, filter, scopes, max_events, recorded, dropped}`."""
+        return self._recording.config()
+
+    def export_recorded_events(self, filter: Filter = None) -> list[Item]:
+        """Return copies of the recorded events that `filter` means, oldest first, as plain JSON values."""
+        return self._recording.export(filter, self.service.user_type, self.service.user)
+
+    def clear_recorded_events(self, filter: Filter = None) -> int:
+        """Forget the recorded events that `filter` means, all without one; return how many."""
+        return self._recording.clear(filter, self.service.user_type, self.service.user)
+
+    def merge_recorded_events(self, items: Sequence[Item]) -> int:
+        """Add events that another communicator has exported, once each; return how many were new."""
+        return self._recording.merge(items)
+
+    def set_event_sink(self, sink: EventSink | None) -> None:
+        """Name who takes the batches of `send_recorded_events`: `sink(batch, comm=…, filter=…)`, sync or async."""
+        self._recording.sink = sink
+
+    async def send_recorded_events(
+        self, filter: Filter = None, *, clear_on_success: bool = True, sink: EventSink | None = None
+    ) -> SendResult:
+        """Hand the recorded events that `filter` means to the sink, as one batch.
+
+        Nothing is raised when the sink fails: the result has `ok` false, and the events stay. They stay as well
+        without a sink (`disabled`), and when it takes fewer than all.
+        """
+        batch = self.export_recorded_events(filter)
+        return await self._recording.send(
+            batch, sink, comm=self, filter=filter, clear_on_success=clear_on_success
+        )
+
+    # --- sending --------------------------------------------------------------------------------------
+
     async def _send(self, draft: Draft) -> Position | None:
         if self._progress.is_over(draft.envelope):
             return None
@@ -219,6 +316,7 @@ class ChatCommunicator:
     async def _deliver(self, draft: Draft, envelope: Envelope, body: bytes) -> Position | None:
         if draft.to_project:
             await publish_project(envelope, body=body)
+            self._recording.saw(envelope, None, None)
             return None
         if not self._progress.begin(envelope):
             return None
@@ -228,8 +326,19 @@ class ChatCommunicator:
             # Not sent; a cancelled publish, on the other hand, was in the layer's hands already.
             self._progress.retract(envelope)
             raise
-        self._progress.place(position)
+        self._published(envelope, draft.target_sid, position)
         return position
+
+    def _published(self, envelope: Envelope, target_sid: str | None, position: Position | None) -> None:
+        """Note that an event went out as this envelope."""
+        self._progress.place(position)
+        self._recording.saw(envelope, target_sid, position)
+        for observer in self._observers:
+            try:
+                observer(envelope, target_sid, position)
+            except Exception:
+                # Whoever looks on must not stop the turn.
+                logger.exception("An observer failed on %s", envelope.type)
 
 
 def _fields(given: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:

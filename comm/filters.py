@@ -194,7 +194,7 @@ def _call_form(ask: Callable[..., Any]) -> _CallForm:
     return _CallForm(positional=0, total=3)
 
 
-class _Screen:
+class Screen:
     """One filter, and how it is called."""
 
     def __init__(self, event_filter: Any) -> None:
@@ -222,7 +222,7 @@ class FilterChain:
     """Several filters in order: each sees what the ones before it made of the envelope."""
 
     def __init__(self, event_filters: Sequence[Any]) -> None:
-        self._screens = [_Screen(event_filter) for event_filter in event_filters]
+        self._screens = [Screen(event_filter) for event_filter in event_filters]
         self._wants_data = any(screen.wants_data for screen in self._screens)
 
     def __len__(self) -> int:
