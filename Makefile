@@ -11,7 +11,7 @@ run: $(VENV)/.installed
 	@$(BIN)/python manage.py ensure_admin
 	@echo "Backchannel: http://localhost:$(PORT)/  (admin: http://localhost:$(PORT)/admin/)"
 	@exec $(BIN)/uvicorn project.asgi:application --host $${HOST:-127.0.0.1} --port $(PORT) \
-		--loop uvloop --http httptools --timeout-graceful-shutdown 15 --ws-max-size 67108864
+		--loop uvloop --http httptools --timeout-graceful-shutdown 15 --ws-max-size 67108864 --ws-per-message-deflate false
 
 test: $(VENV)/.installed-dev
 	@tests/provision.sh

@@ -204,6 +204,8 @@ RELAY = {
     ),
     "WEBCHAT_TIMEOUT_SECONDS": env.float("WEBCHAT_TIMEOUT_SECONDS", default=180.0),
     "MESSAGE_RATE": env.str("MESSAGE_RATE", default="120/minute"),
+    "OPERATION_RATE": env.str("OPERATION_RATE", default="600/minute"),
+    "OPERATION_SECONDS": env.float("OPERATION_SECONDS", default=60.0),
 }
 RECORDER: dict[str, object] = {
     "FLUSH_SECONDS": env.float("RECORDER_FLUSH_SECONDS", default=0.25),

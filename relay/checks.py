@@ -29,15 +29,14 @@ def check_relay_settings(**kwargs: Any) -> list[CheckMessage]:
             known = ", ".join(Session.UserType.values)
             sentence = f"RELAY['WEBCHAT_ROLES'] maps {role} to {user_type!r}; user types are {known}"
             found.append(Error(sentence, id="relay.E004"))
-    if conf.MESSAGE_RATE:
+    for name in ("MESSAGE_RATE", "OPERATION_RATE"):
+        rate = getattr(conf, name)
         try:
-            parse(conf.MESSAGE_RATE)
+            if rate:
+                parse(rate)
         except ValueError:
-            found.append(
-                Error(
-                    f"RELAY['MESSAGE_RATE'] is {conf.MESSAGE_RATE!r}; write it as 120/minute", id="relay.E003"
-                )
-            )
+            sentence = f"RELAY[{name!r}] is {rate!r}; write it as 120/minute"
+            found.append(Error(sentence, id="relay.E003"))
     return found
 
 

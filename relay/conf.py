@@ -63,6 +63,10 @@ class RelaySettings(NamedTuple):
     """Messages of one session, as `limits` writes rates; empty for none."""
     MESSAGE_RATE_WARNING: float = 0.9
     """Share of the rate from which on rate_limit.warning goes out."""
+    OPERATION_RATE: str = "600/minute"
+    """Calls of bundle operations of one session; pages make more of these than people write messages."""
+    OPERATION_SECONDS: float = 60.0
+    """How long an operation may take; common proxies give up after as long."""
     BACKLOG_TURNS: int = 500
     """Turns accepted and not yet started, over which new messages get 503."""
     BREAKER_FAILURES: int = 5

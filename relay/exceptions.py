@@ -137,6 +137,46 @@ class AttachmentRefused(RelayError):
     status, code = 400, "attachment_refused"
 
 
+class OperationDenied(RelayError):
+    """The operation is not for users of this type."""
+
+    status, code = 403, "operation_denied"
+
+
+class Refusal(RelayError):
+    """A bundle refused an operation, in its own words and with its own status."""
+
+    def __init__(self, detail: str, *, status: int, code: str) -> None:
+        super().__init__(detail)
+        self.status, self.code = status, code
+
+
+class MethodNotAllowed(RelayError):
+    """The operation does not answer this method."""
+
+    status, code = 405, "method_not_allowed"
+
+    def __init__(self, detail: str, allowed: Sequence[str]) -> None:
+        super().__init__(detail)
+        self._allowed = ", ".join(allowed)
+
+    def headers(self) -> dict[str, str]:
+        """Name the methods that it answers."""
+        return {"Allow": self._allowed}
+
+
+class BadGateway(RelayError):
+    """A bundle's operation failed, or returned what JSON cannot hold."""
+
+    status, code = 502, "operation_failed"
+
+
+class GatewayTimeout(RelayError):
+    """A bundle's operation took too long."""
+
+    status, code = 504, "operation_timeout"
+
+
 class NotFound(RelayError):
     """What was asked for does not exist for this caller."""
 

@@ -58,6 +58,18 @@ def admit(caller: Caller) -> list[Notice]:
     return _spend(caller)
 
 
+def admit_operation(caller: Caller) -> None:
+    """Raise the refusal of a call to a bundle's operation: Draining (503) or RateLimited (429)."""
+    refuse_when_draining()
+    rate = _rate("OPERATION_RATE")
+    if rate is None or _limiter().hit(rate, "operation", caller.session_id):
+        return
+    window = _limiter().get_window_stats(rate, "operation", caller.session_id)
+    data = _rate_data(rate, window.reset_time, 0, caller, "operations")
+    limit = data["rate_limit"]
+    raise RateLimited(limit["user_message"], retry_after=limit["retry_after_sec"], data=data)
+
+
 def refuse_when_draining() -> None:
     """Raise Draining while this process is about to stop."""
     if lifecycle.is_draining():
@@ -111,7 +123,7 @@ def _refuse_when_behind() -> None:
 
 def _spend(caller: Caller) -> list[Notice]:
     """Count a message against its session's rate; return a warning when little is left."""
-    rate = _rate()
+    rate = _rate("MESSAGE_RATE")
     if rate is None:
         return []
     allowed = _limiter().hit(rate, caller.session_id)
@@ -142,12 +154,14 @@ def zone_of(caller: Caller) -> tzinfo:
     return user_zone(caller.timezone, caller.utc_offset_min)
 
 
-def _rate_data(rate: RateLimitItem, reset_time: float, remaining: int, caller: Caller) -> dict[str, Any]:
+def _rate_data(
+    rate: RateLimitItem, reset_time: float, remaining: int, caller: Caller, what: str = "messages"
+) -> dict[str, Any]:
     """Return `data` of the rate events; the window moves, so "reset" is when its oldest message leaves it."""
     wait = max(1, math.ceil(reset_time - time.time()))
     reset_at = datetime.fromtimestamp(reset_time, UTC)
     reset_text = _clock_text(reset_at, zone_of(caller))
-    per = f"{rate.amount} messages per {_spoken(rate.get_expiry())}"
+    per = f"{rate.amount} {what} per {_spoken(rate.get_expiry())}"
     if remaining:
         sentence = f"{remaining} of {per} are left until {reset_text}."
     else:
@@ -202,8 +216,8 @@ def _limiter() -> MovingWindowRateLimiter:
 
 
 @cache
-def _rate() -> RateLimitItem | None:
-    rate = relay_settings().MESSAGE_RATE
+def _rate(setting: str) -> RateLimitItem | None:
+    rate: str = getattr(relay_settings(), setting)
     return parse(rate) if rate else None
 
 

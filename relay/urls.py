@@ -2,10 +2,11 @@
 
 from django.urls import path, re_path
 
-from .ingress import views
+from .ingress import downloads, integrations, views
 
 CONVERSATIONS = "api/cb/conversations/<str:tenant>/<str:project>"
 CONVERSATION = f"{CONVERSATIONS}/<str:conversation_id>"
+OPERATION = "api/integrations/bundles/<str:tenant>/<str:project>/<str:bundle_id>/operations/<str:operation>"
 
 urlpatterns = [
     path("", views.chat_page, name="chat"),
@@ -15,5 +16,11 @@ urlpatterns = [
     path("sse/conv_status.get", views.ConversationStateView.as_view(), name="conversation-state"),
     path(CONVERSATIONS, views.ConversationsView.as_view(), name="conversations"),
     path(f"{CONVERSATION}/fetch", views.ConversationView.as_view(), name="conversation"),
+    path(OPERATION, integrations.OperationView.as_view(), name="operation"),
+    path(
+        f"{CONVERSATION}/attachments/<uuid:attachment_id>",
+        downloads.DownloadView.as_view(),
+        name="attachment",
+    ),
     re_path(r"^(?:sse|api)/", views.UnknownView.as_view()),
 ]

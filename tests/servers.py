@@ -157,6 +157,14 @@ class ServerProcess:
         """Run a management command on this server's database; return what it prints."""
         return _manage(*arguments, env=self.env)
 
+    def query(self, statement: str) -> list[Any]:
+        """Run a SELECT on this server's database; return its rows."""
+        if self.database_url.startswith("postgres"):
+            with psycopg.connect(self.database_url) as connection:
+                return list(connection.execute(statement.encode()).fetchall())
+        with contextlib.closing(sqlite3.connect(self.database_url.removeprefix("sqlite:///"))) as database:
+            return list(database.execute(statement).fetchall())
+
     def output(self) -> str:
         """Return what the server has logged so far."""
         return self.log.read_text(encoding="utf-8", errors="replace")
@@ -181,11 +189,16 @@ class ServerProcess:
                 "127.0.0.1",
                 "-p",
                 str(self.port),
+                "--websocket-max-message-size",
+                "67108864",
+                "--websocket-max-frame-size",
+                "67108864",
                 "project.asgi:application",
             ]
         return [
             sys.executable, "-m", "uvicorn", "project.asgi:application", "--host", "127.0.0.1",
             "--port", str(self.port), "--timeout-graceful-shutdown", "5",
+            "--ws-max-size", "67108864", "--ws-per-message-deflate", "false",
         ]  # fmt: skip
 
     def _answers(self) -> bool:

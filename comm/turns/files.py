@@ -2,10 +2,15 @@
 
 import logging
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any
 
-from django.core.files.base import ContentFile
+from django.core.files.base import ContentFile, File
 from django.core.files.storage import Storage, storages
+from django.db import transaction
+from django.db.models.signals import post_delete
+from django.dispatch import receiver
 
 from comm.conf import comm_settings
 from comm.models import Attachment, Message
@@ -52,3 +57,43 @@ def remove_files(paths: Iterable[str]) -> None:
 def as_turn_attachment(row: Attachment) -> TurnAttachment:
     """Return a file as bundles see it."""
     return TurnAttachment(str(row.attachment_id), row.filename, row.mime, row.size, row.path)
+
+
+def find_attachment(
+    owner: str, tenant: str, project: str, conversation_id: str, attachment_id: uuid.UUID
+) -> Attachment | None:
+    """Return an attachment of one of the owner's conversations; None for everybody else's."""
+    return Attachment.objects.filter(
+        attachment_id=attachment_id,
+        message__conversation__owner=owner,
+        message__conversation__tenant=tenant,
+        message__conversation__project=project,
+        message__conversation__conversation_id=conversation_id,
+    ).first()
+
+
+def open_attachment(attachment: Attachment) -> "File[Any]":
+    """Open a stored file for reading; whoever opens it closes it. Errors: OSError when it is not there."""
+    return _storage().open(attachment.path)
+
+
+def stored_before(moment: datetime) -> Iterator[str]:
+    """Return the names of all stored files that were written before a moment."""
+    storage = _storage()
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        try:
+            inner, files = storage.listdir(folder)
+        except FileNotFoundError:
+            continue
+        folders += [f"{folder}{name}/" for name in inner]
+        for name in files:
+            if storage.get_modified_time(folder + name) < moment:
+                yield folder + name
+
+
+@receiver(post_delete, sender=Attachment, dispatch_uid="comm.turns.files")
+def _remove_with_row(*, instance: Attachment, **kwargs: Any) -> None:
+    """Remove a file when its row is gone for good: a deletion that is rolled back keeps it."""
+    transaction.on_commit(lambda: remove_files([instance.path]))

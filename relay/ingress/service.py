@@ -4,6 +4,8 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from django.urls import reverse
+
 from comm.conf import comm_settings
 from comm.turns.conversations import conversation_status, fetch_conversation, list_conversations
 from comm.turns.incoming import Acknowledgement, Caller, IncomingMessage
@@ -95,6 +97,10 @@ def conversation_of(session: Session, tenant: str, project: str, conversation_id
     found = fetch_conversation(session.owner, tenant, project, conversation_id)
     if found is None:
         raise NotFound("There is no such conversation.")
+    for message in found["messages"]:
+        for file in message["attachments"]:
+            place = {"tenant": tenant, "project": project, "conversation_id": conversation_id}
+            file["url"] = reverse("attachment", kwargs={**place, "attachment_id": file["id"]})
     return found
 
 

@@ -55,6 +55,7 @@ class Endpoint(JsonView):
     """An endpoint of somebody's session; its headers go on every reply once the session is known."""
 
     transport: Transport = "http"
+    query_tokens = False
     http: HttpRequest
     session: Session | None = None
     _by_cookie = False
@@ -69,7 +70,7 @@ class Endpoint(JsonView):
 
         Errors: 401 and 403 of relay.sessions, those of check_csrf.
         """
-        credentials = Credentials.from_request(self.http)
+        credentials = Credentials.from_request(self.http, query_tokens=self.query_tokens)
         if stream_id and not credentials.stream_id:
             credentials = credentials.with_stream(stream_id)
         identity = identify(credentials)
@@ -168,7 +169,7 @@ class ConversationsView(Endpoint):
         """Answer with the caller's conversations, the latest first."""
         session = self.resolve()
         bundle_id = identifier(self.http.GET.get("bundle_id"), "bundle_id")
-        return Response(service.conversations_of(session, _path(tenant), _path(project), bundle_id))
+        return Response(service.conversations_of(session, path_part(tenant), path_part(project), bundle_id))
 
 
 class ConversationView(Endpoint):
@@ -178,7 +179,9 @@ class ConversationView(Endpoint):
         """Answer with the messages and turns of one of the caller's conversations."""
         session = self.resolve()
         return Response(
-            service.conversation_of(session, _path(tenant), _path(project), _path(conversation_id))
+            service.conversation_of(
+                session, path_part(tenant), path_part(project), path_part(conversation_id)
+            )
         )
 
 
@@ -231,7 +234,7 @@ def _required_stream_id(request: HttpRequest) -> str:
     return stream_id
 
 
-def _path(part: str) -> str:
+def path_part(part: str) -> str:
     """Check a part of the path: what could not be an id names nothing."""
     if len(part) > 100 or not part.isprintable():
         raise NotFound("There is nothing here.")

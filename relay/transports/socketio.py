@@ -116,7 +116,7 @@ class SocketIoTransport:
             ping_interval=relay_settings().KEEPALIVE_SECONDS,
         )
         self._clients: dict[str, Client] = {}
-        self.application = socketio.ASGIApp(self._server, socketio_path="socket.io")
+        self._protocol = socketio.ASGIApp(self._server, socketio_path="socket.io")
         for name, handler in {
             "connect": self._connect,
             "disconnect": self._disconnect,
@@ -126,6 +126,20 @@ class SocketIoTransport:
             "*": self._unknown,
         }.items():
             self._server.on(name, handler)
+
+    async def application(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one request or WebSocket below /socket.io/."""
+        if scope["type"] != "http":
+            await self._protocol(scope, receive, send)
+            return
+        event = await _in_one_piece(receive)
+
+        async def receive_again() -> Any:
+            nonlocal event
+            first, event = event, None
+            return await receive() if first is None else first
+
+        await self._protocol(scope, receive_again, send)
 
     async def aclose(self) -> None:
         """Stop; the streams have had their goodbye."""
@@ -177,6 +191,20 @@ class SocketIoTransport:
     async def _unknown(self, event: str, sid: str, *ignored: Any) -> Answer:
         known = "chat_message, conv_status.get, ping"
         return refusal_of(BadRequest("event", f"is {event!r:.60}; expected one of {known}"))
+
+
+async def _in_one_piece(receive: Any) -> Any:
+    """Return a request's body as one event: the library joins pieces by copying all of them each time.
+
+    Past the limit the rest is left to the library, which then refuses it by its length.
+    """
+    event = await receive()
+    pieces, size = [event.get("body", b"")], len(event.get("body", b""))
+    while event["type"] == "http.request" and event.get("more_body") and size <= BUFFER_BYTES:
+        event = await receive()
+        pieces.append(event.get("body", b""))
+        size += len(pieces[-1])
+    return event if event["type"] != "http.request" else {**event, "body": b"".join(pieces)}
 
 
 def _origin_allowed(origin: str, environ: dict[str, Any]) -> bool:

@@ -7,15 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from comm.bundles.base import Bundle
+from comm.bundles.operations import OperationCall, OperationRefused, operation
+from comm.bundles.pdf import read_pdf
 from comm.envelope import ANSWER, THINKING, TIMELINE_TEXT
 from comm.turns.context import HistoryMessage, TurnAttachment, TurnContext, TurnMessage
 
 from .answers import answer_clock, answer_conversation
 from .earlier import earlier_attachments
+from .figures import FIGURES
 from .options import OptionInvalid, Options, read_options
 from .questions import Question, split_question, understand
-from .reading import Document, read_document, read_message, read_value
-from .report import Report, compose, outline
+from .reading import PDF, Document, read_document, read_message, read_pages, read_value
+from .report import Report, compose, outline, profile_of
 from .speech import AGENT, Speech, TurnStopped
 from .wording import code, counted, listed, size
 
@@ -55,6 +58,26 @@ class DemoBundle(Bundle):
         except TurnStopped:
             # What was said stays; the runner ends the turn with it.
             logger.debug("Turn %s was stopped", turn.turn_id)
+
+    @operation
+    async def capabilities(self, call: OperationCall) -> dict[str, object]:
+        """Tell what this bundle reads, and which figures it computes."""
+        return {"reads": ["text", "markdown", "csv", "json", "pdf"], "figures": list(FIGURES)}
+
+    @operation(methods=("POST",))
+    async def profile(self, call: OperationCall) -> dict[str, object]:
+        """Profile a table or text: `data.text`, with an optional `data.name` such as `sales.csv`."""
+        text, name = call.data.get("text"), call.data.get("name", "data")
+        if not isinstance(text, str) or not text.strip():
+            raise OperationRefused("data.text: must be a string with something in it")
+        if not isinstance(name, str):
+            raise OperationRefused("data.name: must be a string")
+        title = f"Profiling {name}"
+        await call.communicator.step(title, "started", step="profile", agent=AGENT)
+        document = await asyncio.to_thread(read_document, name, "", text.encode("utf-8", "replace"))
+        note = f"It is {outline(document)}."
+        await call.communicator.step(title, "completed", step="profile", agent=AGENT, markdown=note)
+        return profile_of(document)
 
 
 class _Turn:
@@ -162,7 +185,7 @@ class _Turn:
             await self._step(step, "error", title, markdown=f"{code(attachment.filename)}: {problem}.")
             return Document(attachment.filename, "empty", attachment.size, problem=problem)
         await self._step(step, "running", title, progress=0.5, markdown=f"{size(len(content))} loaded.")
-        document = await asyncio.to_thread(read_document, attachment.filename, attachment.mime, content)
+        document = await _document_of(attachment, content)
         await self._step(
             step,
             "completed",
@@ -244,6 +267,14 @@ class _Turn:
     ) -> None:
         data = {} if progress is None else {"progress": progress}
         await self.comm.step(title, status, step=step, agent=AGENT, data=data, markdown=markdown)
+
+
+async def _document_of(attachment: TurnAttachment, content: bytes) -> Document:
+    """Read a file's content: a PDF by its text, in a process of its own, anything else in a thread."""
+    if attachment.mime != PDF:
+        return await asyncio.to_thread(read_document, attachment.filename, attachment.mime, content)
+    pdf = await read_pdf(content)
+    return await asyncio.to_thread(read_pages, attachment.filename, len(content), pdf)
 
 
 def _thoughts(part: Part) -> list[str]:

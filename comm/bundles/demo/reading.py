@@ -9,6 +9,8 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from comm.bundles.pdf import PdfText
+
 from .prose import TextProfile, profile_text
 from .structures import JsonUnreadable, Structure, describe, read_json, read_json_lines, tables_in
 from .tables import Table, TableUnreadable, read_delimited, sniff_delimiter
@@ -20,6 +22,7 @@ SAMPLE_BYTES = 4 * 1024 * 1024
 """What of a file is read; a second of work in a thread, and less than 100 MB of memory for its cells."""
 
 CLEAN_CHARACTERS = 131_072
+PDF = "application/pdf"
 
 SUFFIXES: dict[str, Format] = {
     "csv": "csv", "tsv": "csv", "tab": "csv",
@@ -85,6 +88,15 @@ def read_document(name: str, mime: str, content: bytes) -> Document:
     if document.format in ("text", "markdown"):
         document.prose = profile_text(document.text)
     return document
+
+
+def read_pages(name: str, count: int, pdf: PdfText) -> Document:
+    """Read the text of a PDF as prose; `count` is the file's bytes."""
+    if not pdf.text.strip():
+        return Document(name, "binary", count, problem=pdf.problem or "it has no text")
+    text = printable(pdf.text)
+    complete = pdf.read >= pdf.pages and not pdf.problem
+    return Document(name, "text", count, complete, encoding="PDF", text=text, prose=profile_text(text))
 
 
 def read_message(text: str, name: str = "your message") -> Document:

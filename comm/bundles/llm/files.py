@@ -10,6 +10,7 @@ from typing import Any
 
 from comm.bundles.demo.reading import decode
 from comm.bundles.demo.wording import code, size
+from comm.bundles.pdf import read_pdf
 from comm.turns.context import TurnAttachment, TurnContext, TurnMessage
 
 from .conf import llm_settings
@@ -96,8 +97,6 @@ class FileReader:
     async def _take_in(self, attachment: TurnAttachment, left: int) -> Reading:
         if attachment.mime in IMAGE_TYPES and not llm_settings().IMAGES:
             return _unread(attachment, "the model does not read images")
-        if attachment.mime == "application/pdf":
-            return _unread(attachment, "a PDF cannot be read here; send its text")
         try:
             content = await attachment.read()
         except OSError as error:
@@ -107,6 +106,13 @@ class FileReader:
             return _unread(attachment, "its content is not there any more")
         if attachment.mime in IMAGE_TYPES:
             return await self._image(attachment, content)
+        if attachment.mime == "application/pdf":
+            pdf = await read_pdf(content)
+            return (
+                self._text(attachment, pdf.text, left)
+                if pdf.text.strip()
+                else _unread(attachment, pdf.problem)
+            )
         decoded = await asyncio.to_thread(decode, content)
         if decoded is None:
             return _unread(attachment, "it is neither text nor an image")

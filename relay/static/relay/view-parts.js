@@ -11,10 +11,15 @@ export function stepState(step) {
   return STATES[step.status] ?? "running";
 }
 
+/** A file's name; a link to it where the server has told one. */
+function fileName({ filename, url }) {
+  return url ? h("a", { href: url, download: filename, text: filename }) : h("span", { text: filename });
+}
+
 /** Nodes of what a user said: text, files, and a badge. */
 export function saidNodes(user, badge = "") {
   const files = (user.attachments ?? []).map((file) =>
-    h("li", {}, h("span", { text: file.filename }), h("small", { text: formatBytes(file.size) })));
+    h("li", {}, fileName(file), h("small", { text: formatBytes(file.size) })));
   return [
     badge && h("span", { class: "badge", text: badge }),
     user.text && h("p", { class: "said-text", text: user.text }),

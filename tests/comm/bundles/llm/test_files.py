@@ -9,6 +9,7 @@ import pytest
 
 from comm.bundles import HistoryMessage, TurnAttachment
 from comm.bundles.llm.files import cut_at_line
+from tests.attachments import pdf
 from tests.comm.bundles.llm.conversing import LlmTalk
 from tests.comm.bundles.llm.modelserver import ModelServer, says
 
@@ -75,7 +76,7 @@ async def test_image_joins_an_unanswered_question(
 
 
 UNREAD: list[tuple[str, bytes, str, str]] = [
-    ("report.pdf", b"%PDF-1.7 ...", "application/pdf", "a PDF cannot be read here"),
+    ("report.pdf", b"%PDF-1.7 ...", "application/pdf", "it is broken"),
     ("song.mp3", b"ID3\x00\x01\x02" * 50, "application/octet-stream", "it is neither text nor an image"),
 ]
 
@@ -93,6 +94,14 @@ async def test_file_that_cannot_be_read_is_said_plainly(
     [step] = [step for step in turn.of("chat.step") if step["event"]["status"] == "error"]
     assert why in step["event"]["markdown"]
     assert turn.of("chat.error") == []
+
+
+async def test_the_text_of_a_pdf_is_sent(server: ModelServer, talk: MakeLlmTalk, attach: Attach) -> None:
+    server.plan(says("It says hello."))
+
+    await talk("Read it", attachments=[attach("a.pdf", pdf("Hello from paper"), "application/pdf")]).run()
+
+    assert "Hello from paper" in server.requests[0].messages[-1]["content"]
 
 
 async def test_images_are_not_sent_where_the_model_reads_none(
