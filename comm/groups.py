@@ -6,6 +6,11 @@ import re
 SESSION_PREFIX = "session."
 """Groups that begin so have a history: positions, a log, a tail."""
 
+CONTEXT_PREFIX = "context."
+"""Groups of an event manager's contexts: with a history too."""
+
+HISTORY_PREFIXES = (SESSION_PREFIX, CONTEXT_PREFIX)
+
 PROJECT_PREFIX = "project."
 """Groups of tenant/project-wide events: transient, without positions."""
 
@@ -26,6 +31,11 @@ def _safe(*parts: str) -> str:
 def session_group(session_id: str) -> str:
     """The group of every peer of one session."""
     return SESSION_PREFIX + _safe(session_id)
+
+
+def context_group(context_id: str) -> str:
+    """The group of the readers of one event-manager context."""
+    return CONTEXT_PREFIX + _safe(context_id)
 
 
 def project_group(tenant: str, project: str) -> str:

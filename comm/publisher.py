@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
@@ -18,6 +18,8 @@ from .groups import HUBS, project_group, session_group
 from .history import Position
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MESSAGE_TYPE = "relay.envelope"
 """`type` of the channel-layer message; beside it stand `group`, `route`, `target_sid` and `body` (bytes)."""
@@ -74,21 +76,21 @@ async def show(envelope: Envelope, *, session_id: str | None = None, stream_id: 
         "target_sid": stream_id,
         "body": envelope.encode(),
     }
-    await _at_home(_group_send(HUBS, message, envelope))
+    await at_home(_group_send(HUBS, message, envelope))
 
 
 async def _send_at_home(
     group: str, envelope: Envelope, body: bytes, target_sid: str | None
 ) -> Position | None:
-    return await _at_home(_send(group, envelope, body, target_sid))
+    return await at_home(_send(group, envelope, body, target_sid))
 
 
-async def _at_home(sending: Coroutine[Any, Any, Position | None]) -> Position | None:
-    """Run a send on the loop that owns the layer, wherever the caller runs."""
+async def at_home(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on the loop that owns the layer, wherever the caller runs."""
     loop = _home_loop
     if loop is None or loop is asyncio.get_running_loop():
-        return await sending
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(sending, loop))
+        return await work
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
 
 
 async def _send(group: str, envelope: Envelope, body: bytes, target_sid: str | None) -> Position | None:

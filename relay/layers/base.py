@@ -1,6 +1,6 @@
 """What a channel layer with history promises, beyond Channels' own specification.
 
-The extension is called `history`. It applies to groups whose name begins with `session.`: a
+The extension is called `history`. It applies to groups whose name begins with `session.` or `context.`: a
 `group_send` to one gets the next position `(epoch, seq)`, is appended to the group's bounded log and is
 handed to the group's channels in one atomic step. Other groups behave as the specification says.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 from channels.layers import BaseChannelLayer
 
-from comm.groups import SESSION_PREFIX
+from comm.groups import HISTORY_PREFIXES
 from comm.history import LogSlice, Position
 
 Message = dict[str, Any]
@@ -30,7 +30,7 @@ class HistoryChannelLayer(BaseChannelLayer):
     @staticmethod
     def has_history(group: str) -> bool:
         """Tell whether sends to this group are numbered and kept."""
-        return group.startswith(SESSION_PREFIX)
+        return group.startswith(HISTORY_PREFIXES)
 
     async def group_send(self, group: str, message: Message) -> Position | None:  # type: ignore[override]
         """Send to every channel of the group; return the position where the group has a history."""
@@ -51,6 +51,10 @@ class HistoryChannelLayer(BaseChannelLayer):
     async def group_tails(self, groups: list[str]) -> list[Position]:
         """Return the newest positions of several groups, in one round trip where there is one."""
         raise NotImplementedError("group_tails() not implemented (history extension)")
+
+    async def group_forget(self, group: str) -> None:
+        """Drop the log of a group at once; the next one is of a later epoch."""
+        raise NotImplementedError("group_forget() not implemented (history extension)")
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """Return the name of a channel that only this process receives from."""

@@ -121,6 +121,13 @@ class GroupLogs:
                 return
             self._give_up(group, log, now)
 
+    def forget(self, group: str) -> None:
+        """Drop one log, where there is one; the next one is later."""
+        log = self._logs.pop(group, None)
+        if log is not None:
+            self._kept_bytes -= log.kept_bytes
+            self._newest_gone = max(self._newest_gone, log.epoch)
+
     def clear(self) -> None:
         """Drop every log; the next ones are later."""
         for log in self._logs.values():

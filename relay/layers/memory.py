@@ -263,6 +263,11 @@ class MemoryChannelLayer(HistoryChannelLayer):
             self._sweep(now)
         return [self._history(group).tail() for group in groups]
 
+    async def group_forget(self, group: str) -> None:
+        """Drop the log of a group at once; the next one is of a later epoch."""
+        self.require_valid_group_name(group)
+        self._logs.forget(group)
+
     # --- the end of things --------------------------------------------------------------------------
 
     async def flush(self) -> None:

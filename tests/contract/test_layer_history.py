@@ -413,3 +413,15 @@ async def test_a_channel_that_left_gets_no_more_positions(layer: HistoryChannelL
 async def test_nobody_s_group_keeps_its_history(layer: HistoryChannelLayer) -> None:
     positions = await emit(layer, 3)
     assert await whole_log(layer, GROUP) == [(positions[n], n) for n in range(3)]
+
+
+async def test_a_forgotten_log_is_followed_by_a_later_one(layer: HistoryChannelLayer) -> None:
+    channel = await layer.new_channel()
+    await layer.group_add(GROUP, channel)
+    (before, _) = await emit(layer, 2)
+    await layer.group_forget(GROUP)
+    assert await whole_log(layer, GROUP) == []
+    (after,) = await emit(layer, 1)
+    assert (after.seq, after > before) == (1, True)
+    assert await drained(layer, channel) == [0, 1, 0], "who has joined stays joined"
+    await layer.group_forget(OTHER)
