@@ -18,7 +18,14 @@ def check_comm_settings(**kwargs: Any) -> list[CheckMessage]:
     except ImproperlyConfigured as error:
         return [Error(str(error), id="comm.E001")]
     found: list[CheckMessage] = []
-    for path in [*conf.BUNDLES.values(), *conf.EVENT_FILTERS, *conf.SINKS, *conf.SERVICES, conf.ARCHIVE]:
+    for path in [
+        *conf.BUNDLES.values(),
+        *conf.EVENT_FILTERS,
+        *conf.SINKS,
+        *conf.SERVICES,
+        *conf.TURN_OBSERVERS.values(),
+        conf.ARCHIVE,
+    ]:
         try:
             import_string(path)
         except ImportError as error:

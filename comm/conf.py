@@ -29,6 +29,8 @@ class CommSettings(NamedTuple):
     ARCHIVE: str = "comm.archive.Archive"
     SERVICES: Sequence[str] = ()
 
+    TURN_OBSERVERS: Mapping[str, str] = {"chatbot": "comm.chatbot.feed.ChatbotFeed"}
+    """Channel of a message → dotted path of a comm.turns.observing.TurnObserver that sees its turns."""
     TURN_LEASE_SECONDS: float = 12.0
     """A dead process's turn is declared within this plus one sweep: under 15 s."""
     TURN_RENEW_SECONDS: float = 3.0

@@ -129,6 +129,27 @@ class Message(models.Model):
         return f"{self.role}: {self.content[:60]}"
 
 
+class LogLine(models.Model):
+    """One line of what a workflow's turn did, as the chatbot feature shows it; made of the turn's steps."""
+
+    log_id = models.CharField(max_length=64, unique=True)
+    conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="log_lines")
+    turn = models.ForeignKey(Turn, on_delete=models.CASCADE, related_name="log_lines")
+    message = models.TextField()
+    level = models.CharField(max_length=20, help_text="info, success, warning or error")
+    status = models.CharField(max_length=20)
+    step = models.CharField(max_length=200, blank=True)
+    progress = models.FloatField(null=True, blank=True, help_text="0 to 1")
+    round_number = models.PositiveIntegerField(default=1)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [models.Index(fields=["conversation", "id"], name="log_line_in_order")]
+
+    def __str__(self) -> str:
+        return self.message[:80]
+
+
 class Attachment(models.Model):
     """A file that came with a message; kept through Django's storage API, outside the web root."""
 

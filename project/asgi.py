@@ -12,6 +12,7 @@ django_application = get_asgi_application()
 
 from relay import lifecycle  # noqa: E402 - Django must be set up first
 from relay.routing import NoSuchSocket, bounded, mounted  # noqa: E402
+from relay.transports.chatbot import ChatbotConsumer, chatbot_streams  # noqa: E402
 from relay.transports.socketio import SocketIoTransport  # noqa: E402
 from relay.transports.sse import SseConsumer  # noqa: E402
 from relay.transports.webchat import WebChatConsumer  # noqa: E402
@@ -19,6 +20,7 @@ from relay.transports.websocket import WebSocketConsumer  # noqa: E402
 
 socketio = SocketIoTransport()
 lifecycle.closes(socketio)
+lifecycle.closes(chatbot_streams)
 
 routes = ProtocolTypeRouter(
     {
@@ -26,6 +28,7 @@ routes = ProtocolTypeRouter(
             [
                 path("sse/stream", mounted(SseConsumer)),
                 path("socket.io/", socketio.application),
+                path("api/chatbot/start/stream", mounted(ChatbotConsumer)),
                 re_path(r"", bounded(django_application)),
             ]
         ),

@@ -198,6 +198,7 @@ RELAY = {
     "AUTH_TOKEN_COOKIE_NAME": env.str("AUTH_TOKEN_COOKIE_NAME", default="__Secure-LATC"),
     "ID_TOKEN_COOKIE_NAME": env.str("ID_TOKEN_COOKIE_NAME", default="__Secure-LITC"),
     "ID_TOKEN_HEADER_NAME": env.str("ID_TOKEN_HEADER_NAME", default="X-ID-Token"),
+    "CHATBOT_BUNDLE": env.str("CHATBOT_BUNDLE", default=""),
     "WEBCHAT_TRUST_IDS": env.bool("WEBCHAT_TRUST_IDS", default=DEBUG),
     "WEBCHAT_ROLES": env.dict(
         "WEBCHAT_ROLES", default={"platform_admin": "privileged", "customer_admin": "paid"}

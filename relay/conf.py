@@ -46,6 +46,10 @@ class RelaySettings(NamedTuple):
     STREAM_ID_LENGTH_TRUSTED: int = 16
     """A stream id shorter than this is guessable: it never stands for a session."""
 
+    CHATBOT_BUNDLE: str = ""
+    """Bundle that answers POST /api/chatbot/start/stream; empty for the default one."""
+    CHATBOT_KEEPALIVE_SECONDS: float = 30.0
+    """As the clients of that stream are used to."""
     WEBCHAT_TRUST_IDS: bool = False
     """Whether the web chat channel takes a client's word for its user and role; for development."""
     WEBCHAT_ROLES: Mapping[str, str] = {"platform_admin": "privileged", "customer_admin": "paid"}

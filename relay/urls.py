@@ -2,7 +2,7 @@
 
 from django.urls import path, re_path
 
-from .ingress import downloads, integrations, views
+from .ingress import chatbot, downloads, integrations, views
 
 CONVERSATIONS = "api/cb/conversations/<str:tenant>/<str:project>"
 CONVERSATION = f"{CONVERSATIONS}/<str:conversation_id>"
@@ -22,5 +22,6 @@ urlpatterns = [
         downloads.DownloadView.as_view(),
         name="attachment",
     ),
+    path("api/chatbot/stop/<str:workflow_id>", chatbot.StopView.as_view(), name="chatbot-stop"),
     re_path(r"^(?:sse|api)/", views.UnknownView.as_view()),
 ]

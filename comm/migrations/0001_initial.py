@@ -122,4 +122,23 @@ class Migration(migrations.Migration):
             model_name='message',
             index=models.Index(fields=['conversation', 'id'], name='message_in_order'),
         ),
+        migrations.CreateModel(
+            name='LogLine',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('log_id', models.CharField(max_length=64, unique=True)),
+                ('message', models.TextField()),
+                ('level', models.CharField(help_text='info, success, warning or error', max_length=20)),
+                ('status', models.CharField(max_length=20)),
+                ('step', models.CharField(blank=True, max_length=200)),
+                ('progress', models.FloatField(blank=True, help_text='0 to 1', null=True)),
+                ('round_number', models.PositiveIntegerField(default=1)),
+                ('created_at', models.DateTimeField()),
+                ('conversation', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='log_lines', to='comm.conversation')),
+                ('turn', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='log_lines', to='comm.turn')),
+            ],
+            options={
+                'indexes': [models.Index(fields=['conversation', 'id'], name='log_line_in_order')],
+            },
+        ),
     ]

@@ -203,6 +203,7 @@ class _Acceptance:
                     "timezone": caller.timezone,
                     "utc_offset_min": caller.utc_offset_min,
                     "conversation_created": created,
+                    "channel": incoming.channel,
                 },
             )
         )

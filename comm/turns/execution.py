@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from asgiref.sync import ThreadSensitiveContext
 from channels.db import aclose_old_connections
@@ -21,13 +21,10 @@ from comm.models import Turn
 
 from . import leases
 from .context import TurnContext, TurnMessage, TurnScope
+from .observing import Database, TurnObserver, observer_of, observing
 from .outcome import outcome_of
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-Database = Callable[[Callable[[], Any]], Awaitable[Any]]
-"""Runs synchronous ORM code on the runner's own thread."""
 
 INTERRUPTED = (
     "The turn was interrupted: the process that answered it has stopped. Send the message again to retry."
@@ -52,7 +49,8 @@ class Execution:
         self._interrupted = False
         self._lost = False
         self._stop_timer: asyncio.TimerHandle | None = None
-        self.communicator = communicator_of(self.turn, self._guard)
+        self.observer = observer_of(self.turn, database)
+        self.communicator = communicator_of(self.turn, self._guard, self.observer)
         self.context = TurnContext(
             scope_of(self.turn), claim.message, claim.history, self.communicator, self._absorb
         )
@@ -97,6 +95,10 @@ class Execution:
                 self._stop_timer.cancel()
 
     async def _run(self) -> None:
+        async with observing(self.observer):
+            await self._run_observed()
+
+    async def _run_observed(self) -> None:
         stop_first = self.turn.stop_requested_at is not None
         await self._open()
         failure = None
@@ -107,7 +109,9 @@ class Execution:
         if self._lost:
             return
         if self._interrupted and self.communicator.ended is None:
-            await declare_interrupted(self.turn, self.communicator, self._database, self._partial_answer)
+            await declare_interrupted(
+                self.turn, self.communicator, self._database, self._partial_answer, self.observer
+            )
         else:
             await self._close(failure)
 
@@ -194,6 +198,8 @@ class Execution:
         if kept:
             state = "idle" if completion == "success" else "error"
             await emit_status(communicator, self.turn, state, completion)
+            if self.observer is not None:
+                self.observer.ended(status)
 
     def _verdict(self) -> tuple[str, str]:
         if self.communicator.ended == "error":
@@ -259,7 +265,9 @@ def scope_of(turn: Turn) -> TurnScope:
     )
 
 
-def communicator_of(turn: Turn, guard: Callable[[], None] | None = None) -> ChatCommunicator:
+def communicator_of(
+    turn: Turn, guard: Callable[[], None] | None = None, observer: TurnObserver | None = None
+) -> ChatCommunicator:
     """Return the communicator that speaks for a turn, through its bundle's filters."""
     conversation = turn.conversation
     return ChatCommunicator(
@@ -273,6 +281,7 @@ def communicator_of(turn: Turn, guard: Callable[[], None] | None = None) -> Chat
         conversation=ConversationContext(turn.session_id, conversation.conversation_id, turn.turn_id),
         event_filter=_filters_of(turn),
         guard=guard,
+        observers=[observer.saw] if observer is not None else (),
     )
 
 
@@ -305,7 +314,11 @@ async def archived_answer(turn: Turn) -> str:
 
 
 async def declare_interrupted(
-    turn: Turn, communicator: ChatCommunicator, database: Database, answer_of: Callable[[], Awaitable[str]]
+    turn: Turn,
+    communicator: ChatCommunicator,
+    database: Database,
+    answer_of: Callable[[], Awaitable[str]],
+    observer: TurnObserver | None = None,
 ) -> None:
     """Tell that a turn was interrupted, and write it down; what was said of the answer stays."""
     answer = await answer_of()
@@ -318,3 +331,5 @@ async def declare_interrupted(
     )
     if written:
         await emit_status(communicator, turn, "error", "interrupted")
+        if observer is not None:
+            observer.ended(Turn.Status.INTERRUPTED)

@@ -37,7 +37,8 @@ class IncomingMessage:
     """One message of a client, checked, before it is accepted.
 
     `kind` is None when the client did not say: then a busy conversation makes it a followup.
-    `generation` is 1 (`message`) or 2 (`external_events`). `reactive` false starts no turn.
+    `generation` is 1 (`message`) or 2 (`external_events`). `reactive` false starts no turn. `channel` names the
+    feature that the turn belongs to, whose observer sees it (`COMM["TURN_OBSERVERS"]`); empty for the chat.
     """
 
     caller: Caller
@@ -59,6 +60,7 @@ class IncomingMessage:
     origin_stream_id: str = ""
     request_id: str = ""
     idempotency_key: str = ""
+    channel: str = ""
 
 
 class Acknowledgement(TypedDict, total=False):

@@ -19,6 +19,7 @@ from comm.models import Turn
 from . import leases
 from .bell import COMMAND, set_bell
 from .execution import Execution, archived_answer, communicator_of, declare_interrupted
+from .observing import observer_of, observing
 
 logger = logging.getLogger(__name__)
 
@@ -200,8 +201,15 @@ class TurnRunner:
         )
         for turn in dead:
             logger.warning("Turn %s: its process has died; it is declared interrupted", turn.turn_id)
-            answer_of = partial(archived_answer, turn)
-            await declare_interrupted(turn, communicator_of(turn), self._database, answer_of)
+            observer = observer_of(turn, self._database)
+            async with observing(observer):
+                await declare_interrupted(
+                    turn,
+                    communicator_of(turn, observer=observer),
+                    self._database,
+                    partial(archived_answer, turn),
+                    observer,
+                )
 
     # --- plumbing -----------------------------------------------------------------------------------
 

@@ -73,7 +73,7 @@ def accept_files(
     `hints(index, name)` is what the client says of a file. Errors: MessageTooLarge when text and files
     together are over the limit (nothing was read then), AttachmentRefused when any single file is bad.
     """
-    _check_total(uploads, text)
+    check_total(len(text.encode()) + sum(upload.size or 0 for upload in uploads))
     taken: list[IncomingFile] = []
     failures: list[Failure] = []
     for index, upload in enumerate(uploads):
@@ -118,9 +118,9 @@ def sniff(content: bytes, suffix: str, claimed: str = "") -> str:
     return TEXT_TYPES.get(suffix) or (claimed if claimed in TEXT_TYPES.values() else PLAIN)
 
 
-def _check_total(uploads: "Sequence[UploadedFile[Any]]", text: str) -> None:
+def check_total(total: int) -> None:
+    """Raise MessageTooLarge for more bytes of text and files than a message may have."""
     limit = relay_settings().MESSAGE_BYTES
-    total = len(text.encode()) + sum(upload.size or 0 for upload in uploads)
     if total > limit:
         raise MessageTooLarge(f"Text and files have {_mib(total)}; a message may have {_mib(limit)}.")
 

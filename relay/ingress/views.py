@@ -8,7 +8,6 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.decorators.http import require_safe
-from rest_framework.authentication import CSRFCheck
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -20,15 +19,15 @@ from relay import __version__, gateway, lifecycle
 from relay.clocks import read_clock
 from relay.cookies import remember_session
 from relay.credentials import Credentials, identify, stream_id_of
-from relay.exceptions import CsrfFailed, NotFound, SessionRequired, StreamIdRequired
+from relay.exceptions import NotFound, SessionRequired, StreamIdRequired
 from relay.models import Session
 from relay.sessions import Transport, profile_of, session_headers, session_of
 
 from . import bodies, service
 from .checking import check_storable, convert, identifier
+from .csrf import check_csrf
 from .refusals import announced
 
-SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 STREAM_ID_CHARACTERS = 200
 
 
@@ -82,17 +81,8 @@ class Endpoint(JsonView):
 
     def check_csrf(self) -> None:
         """Demand the page's token of a login by cookie that wants to change something. Errors: CsrfFailed."""
-        if not self._by_cookie or self.http.method in SAFE_METHODS:
-            return
-        if self.http.content_type == bodies.FORM:
-            # The check looks into the form; a broken one must be our refusal, not its crash.
-            bodies.check_length(self.http)
-            bodies.read_form(self.http)
-        check = CSRFCheck(lambda request: HttpResponse())
-        check.process_request(self.http)
-        reason = check.process_view(self.http, self.dispatch, (), {})
-        if reason:
-            raise CsrfFailed("The CSRF token is missing or wrong; reload the page.", reason=str(reason))
+        if self._by_cookie:
+            check_csrf(self.http)
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
         """Add X-Session-ID and X-User-Type, to errors as well."""

@@ -1,7 +1,7 @@
 """The SSE transport: accepts a stream, writes its peer's frames, leaves."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
@@ -25,18 +25,9 @@ from relay.sessions import session_headers
 from .frames import KEEPALIVE, Encoder, encode_body, sse_frame, sse_retry
 from .greeting import DEFAULT_RETRY_MS, GOODBYE, READY, goodbye_body, ready_body
 from .opening import Asked, admit, peer_of
+from .responses import STREAM_HEADERS, headers_of
 
 logger = logging.getLogger(__name__)
-
-Headers = list[tuple[bytes, bytes]]
-
-STREAM_HEADERS = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache, no-transform",
-    # A proxy or a middleware that compresses would hold frames back.
-    "Content-Encoding": "identity",
-    "X-Accel-Buffering": "no",
-}
 
 _cors = CorsMiddleware(lambda request: HttpResponse(status=405, headers={"Allow": "GET, OPTIONS"}))
 
@@ -100,7 +91,7 @@ class SseConsumer(AsyncHttpConsumer):
         if opening.session.is_anonymous and _session_cookie(request) != opening.session.session_id:
             remember_session(response, opening.session)
         _cors.add_response_headers(request, response)
-        await self.send_headers(headers=_headers_of(response))
+        await self.send_headers(headers=headers_of(response))
         self.peer.begin(tail)
         if is_draining():
             # It began while we joined: the others have been told already.
@@ -115,7 +106,7 @@ class SseConsumer(AsyncHttpConsumer):
 
     async def _reply(self, response: HttpResponse) -> None:
         response.headers["Content-Length"] = str(len(response.content))
-        await self.send_response(response.status_code, response.content, headers=_headers_of(response))
+        await self.send_response(response.status_code, response.content, headers=headers_of(response))
 
     @property
     def encode(self) -> Encoder:
@@ -152,12 +143,3 @@ def _asked(request: HttpRequest) -> tuple[Asked, Credentials]:
 
 def _session_cookie(request: HttpRequest) -> str | None:
     return request.COOKIES.get(relay_settings().SESSION_COOKIE_NAME)
-
-
-def _headers_of(response: HttpResponse) -> Headers:
-    headers: Iterable[tuple[str, str]] = response.items()
-    encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-    cookies = [
-        (b"set-cookie", cookie.OutputString().encode("latin-1")) for cookie in response.cookies.values()
-    ]
-    return encoded + cookies

@@ -7,9 +7,10 @@ import pytest
 from asgiref.testing import ApplicationCommunicator
 from channels.routing import URLRouter
 from django.core.asgi import get_asgi_application
+from django.urls import re_path
 
 from relay.ingress.bodies import BodyLimit, body_limit
-from relay.routing import http_urlpatterns
+from relay.routing import bounded
 from tests.relay.ingress.visitors import Visitor
 
 LIMIT = 10
@@ -94,7 +95,7 @@ async def test_a_message_that_is_too_large_is_answered_before_it_was_sent(
     if length:
         headers.append((b"content-length", length.encode()))
     scope = {"path": "/sse/chat", "query_string": f"stream_id={visitor.stream_id}".encode()}
-    routes = URLRouter([*http_urlpatterns(get_asgi_application())])
+    routes = URLRouter([re_path(r"", bounded(get_asgi_application()))])
     client = connect(routes, *headers, **scope)
     if not length:
         chunk = {"type": "http.request", "body": b"x" * (body_limit() // 2 + 1), "more_body": True}

@@ -1,0 +1,25 @@
+"""The page's token, which a login by cookie needs to change something."""
+
+from django.http import HttpRequest, HttpResponse
+from rest_framework.authentication import CSRFCheck
+
+from relay.exceptions import CsrfFailed
+
+from . import bodies
+
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+
+
+def check_csrf(request: HttpRequest) -> None:
+    """Demand the token of a request that a page elsewhere could have made a browser send. Errors: CsrfFailed."""
+    if request.method in SAFE_METHODS:
+        return
+    if request.content_type == bodies.FORM:
+        # The check looks into the form; a broken one must be our refusal, not its crash.
+        bodies.check_length(request)
+        bodies.read_form(request)
+    check = CSRFCheck(lambda request: HttpResponse())
+    check.process_request(request)
+    reason = check.process_view(request, lambda request: HttpResponse(), (), {})
+    if reason:
+        raise CsrfFailed("The CSRF token is missing or wrong; reload the page.", reason=str(reason))
