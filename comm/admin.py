@@ -79,6 +79,15 @@ class ConversationAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     show_full_result_count = False
     inlines = (TurnsOfConversation,)
 
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """A conversation can be deleted as a whole, with its turns, messages and files."""
+        return admin.ModelAdmin.has_delete_permission(self, request, obj)
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """List what goes along: its parts are not deleted by themselves, but they are with the whole."""
+        deleted, counts, _, protected = super().get_deleted_objects(objs, request)
+        return deleted, counts, set(), protected
+
 
 @admin.register(Turn)
 class TurnAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]

@@ -7,8 +7,10 @@ of 40 to 100 ms, for every stream at once, and Python's own thresholds ask for o
 import asyncio
 import gc
 import logging
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from .conf import relay_settings
 
@@ -22,10 +24,15 @@ NEVER = 1_000_000_000
 """Middle collections to a full one: those are ours to begin."""
 
 CHECK_SECONDS = 1.0
+GROWTH_BYTES = 96 * 1024 * 1024
+"""What the process may grow by before it is looked whether that was garbage."""
+
+_STATM = Path("/proc/self/statm")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Collector:
-    """Keeps full collections for quiet moments, and at the latest every FULL_COLLECTION_SECONDS.
+    """Keeps full collections for quiet moments, at the latest every FULL_COLLECTION_SECONDS, or when memory grows.
 
     What lives after the start (code, models, settings) is frozen: no collection looks at it again. Whoever
     starts it closes it, which brings back the thresholds of before. `delivered` counts what the hub delivers.
@@ -56,12 +63,21 @@ class Collector:
 
     async def _collect(self) -> None:
         quiet, latest = relay_settings().QUIET_COLLECTION_SECONDS, relay_settings().FULL_COLLECTION_SECONDS
-        collected_at, seen = time.monotonic(), self._delivered()
+        collected_at, seen, size = time.monotonic(), self._delivered(), resident_bytes()
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             delivered = self._delivered()
             waited = time.monotonic() - collected_at
-            if waited >= latest or (waited >= quiet and delivered == seen):
+            has_grown = resident_bytes() - size > GROWTH_BYTES
+            if waited >= latest or has_grown or (waited >= quiet and delivered == seen):
                 gc.collect()
-                collected_at = time.monotonic()
+                collected_at, size = time.monotonic(), resident_bytes()
             seen = delivered
+
+
+def resident_bytes() -> int:
+    """Return how much memory this process has; 0 where the system does not say."""
+    try:
+        return int(_STATM.read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
+    except OSError:
+        return 0

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from asgiref.sync import ThreadSensitiveContext
@@ -32,6 +33,20 @@ INTERRUPTED = (
 FAILED = "Something went wrong while answering. The details are in the server's log."
 
 
+class Hold:
+    """A lease as the process that has it knows it; `until` is on the monotonic clock."""
+
+    def __init__(self, turn_id: str, until: float) -> None:
+        self.turn_id = turn_id
+        self.until = until
+        self.lost = False
+
+    def check(self) -> None:
+        """Raise TurnLost when the turn is no longer this process's."""
+        if self.lost or time.monotonic() > self.until:
+            raise TurnLost(f"{self.turn_id} is no longer this process's turn")
+
+
 class Execution:
     """One turn that this process runs.
 
@@ -43,27 +58,28 @@ class Execution:
         self.turn = claim.turn
         self._claim = claim
         self._database = database
-        self._held_until = held_until
+        self._hold = Hold(claim.turn.turn_id, held_until)
         self._waiting = waiting
         self._bundle_task: asyncio.Task[None] | None = None
         self._interrupted = False
-        self._lost = False
         self._stop_timer: asyncio.TimerHandle | None = None
         self.observer = observer_of(self.turn, database)
-        self.communicator = communicator_of(self.turn, self._guard, self.observer)
+        # Nothing of these refers back to this object: a turn's text is freed with its turn.
+        self.communicator = communicator_of(self.turn, self._hold.check, self.observer)
+        absorb = partial(_absorb, self.turn, database, self.communicator)
         self.context = TurnContext(
-            scope_of(self.turn), claim.message, claim.history, self.communicator, self._absorb
+            scope_of(self.turn), claim.message, claim.history, self.communicator, absorb
         )
 
     # --- from outside -------------------------------------------------------------------------------
 
     def hold(self, until: float) -> None:
         """Note that the lease was renewed; `until` is on the monotonic clock."""
-        self._held_until = until
+        self._hold.until = until
 
     def lose(self) -> None:
         """Stop at once and say nothing: another process owns the turn."""
-        self._lost = True
+        self._hold.lost = True
         self._cancel_bundle()
 
     def stop(self, *, steered: bool) -> None:
@@ -106,7 +122,7 @@ class Execution:
             self.stop(steered=bool(self.turn.request.get("steered")))
         else:
             failure = await self._answer()
-        if self._lost:
+        if self._hold.lost:
             return
         if self._interrupted and self.communicator.ended is None:
             await declare_interrupted(
@@ -140,7 +156,7 @@ class Execution:
 
     async def _answer(self) -> dict[str, Any] | None:
         """Run the bundle; return what to tell as an error, None when there is nothing to."""
-        if self._interrupted or self._lost:
+        if self._interrupted or self._hold.lost:
             return None
         self._bundle_task = asyncio.create_task(self._run_bundle(), name=f"bundle {self.turn.turn_id}")
         try:
@@ -151,7 +167,7 @@ class Execution:
                 self._bundle_task.cancel()
                 await asyncio.gather(self._bundle_task, return_exceptions=True)
         if self._bundle_task.cancelled():
-            if self.context.stopped or self._interrupted or self._lost:
+            if self.context.stopped or self._interrupted or self._hold.lost:
                 return None
             return {"error": FAILED, "error_type": "bundle_error", "reason": "the bundle cancelled itself"}
         error = self._bundle_task.exception()
@@ -221,32 +237,28 @@ class Execution:
             try:
                 return bool(await self._database(work))
             except (OSError, DatabaseError):
-                if time.monotonic() + pause > self._held_until:
+                if time.monotonic() + pause > self._hold.until:
                     raise TurnLost("the end of the turn could not be written in time") from None
                 logger.exception("Turn %s: its end could not be written; trying again", self.turn.turn_id)
                 await asyncio.sleep(pause)
                 pause *= 2
 
-    # --- what the communicator and the bundle ask -------------------------------------------------------
-
-    def _guard(self) -> None:
-        if self._lost or time.monotonic() > self._held_until:
-            raise TurnLost(f"{self.turn.turn_id} is no longer this process's turn")
-
-    async def _absorb(self) -> TurnMessage | None:
-        followup: TurnMessage | None = await self._database(lambda: leases.absorb_followup(self.turn))
-        if followup is not None:
-            await self.communicator.service_event(
-                type="queue.followup_absorbed", step="queue", status="completed", broadcast=True,
-                data={
-                    "queued_turn_id": followup.turn_id, "active_turn_id": self.turn.turn_id, "message": followup.text,
-                },
-            )  # fmt: skip
-        return followup
-
     def _cancel_bundle(self) -> None:
         if self._bundle_task is not None and not self._bundle_task.done():
             self._bundle_task.cancel()
+
+
+async def _absorb(turn: Turn, database: Database, communicator: ChatCommunicator) -> TurnMessage | None:
+    """Take the oldest followup for the running turn, and tell that it was taken."""
+    followup: TurnMessage | None = await database(partial(leases.absorb_followup, turn))
+    if followup is not None:
+        await communicator.service_event(
+            type="queue.followup_absorbed", step="queue", status="completed", broadcast=True,
+            data={
+                "queued_turn_id": followup.turn_id, "active_turn_id": turn.turn_id, "message": followup.text,
+            },
+        )  # fmt: skip
+    return followup
 
 
 def scope_of(turn: Turn) -> TurnScope:

@@ -11,6 +11,7 @@ from typing import Any
 
 from channels.db import database_sync_to_async
 from channels.layers import get_channel_layer
+from django.db import reset_queries
 
 from comm.conf import comm_settings
 from comm.groups import session_group
@@ -214,7 +215,15 @@ class TurnRunner:
     # --- plumbing -----------------------------------------------------------------------------------
 
     async def _database(self, work: Callable[[], Any]) -> Any:
-        return await database_sync_to_async(work, thread_sensitive=False, executor=self._thread)()
+        def run() -> Any:
+            try:
+                return work()
+            finally:
+                # With DEBUG on Django keeps every statement, with whole answers in it, until the next request;
+                # this thread serves none.
+                reset_queries()
+
+        return await database_sync_to_async(run, thread_sensitive=False, executor=self._thread)()
 
     async def _keep_running(self, job: Callable[[], Awaitable[None]]) -> None:
         while True:

@@ -1,5 +1,6 @@
 """Full collections wait for quiet moments, but not for ever."""
 
+import asyncio
 import gc
 import weakref
 from collections.abc import Iterator
@@ -82,5 +83,20 @@ async def test_a_hub_that_is_always_busy_is_collected_in_the_end() -> None:
     try:
         knot = aged_knot()
         await aeventually(lambda: knot() is None, what="the full collection")
+    finally:
+        await collector.aclose()
+
+
+@override_settings(RELAY={"QUIET_COLLECTION_SECONDS": 3600.0, "FULL_COLLECTION_SECONDS": 3600.0})
+async def test_a_process_that_grows_is_collected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collecting, "GROWTH_BYTES", 8 * 1024 * 1024)
+    collector = Collector(Deliveries(busy=True))
+    collector.start()
+    try:
+        await asyncio.sleep(0.05)  # its first look at the size
+        knot = aged_knot()
+        held = bytearray(b"x") * (64 * 1024 * 1024)
+        await aeventually(lambda: knot() is None, what="the full collection")
+        assert len(held) == 64 * 1024 * 1024
     finally:
         await collector.aclose()
