@@ -1,13 +1,25 @@
 #!/bin/sh
-# What the tests need beside Python: Chromium for the page. Installed where that is possible (Debian, as
-# root); elsewhere it says what is missing, and the tests that need it are skipped, except in CI.
+# What the tests need beside Python: Chromium for the page, Node and the real socket.io-client for Socket.IO. Installed
+# where that is possible (Debian, as root); elsewhere it says what is missing, and the tests that need it are
+# skipped, except in CI.
 set -eu
-if command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1; then
-    exit 0
-fi
-if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+cd "$(dirname "$0")"
+
+debian() {
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1
+}
+
+wanted=""
+command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 ||
+    wanted="chromium fonts-dejavu-core"
+command -v npm >/dev/null 2>&1 || wanted="$wanted nodejs npm"
+if [ -n "$wanted" ] && debian; then
     apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core
-else
-    echo "Chromium is not installed: the tests that drive the page will be skipped." >&2
+    # shellcheck disable=SC2086
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $wanted
+elif [ -n "$wanted" ]; then
+    echo "Not installed: $wanted. The tests that need it will be skipped." >&2
+fi
+if command -v npm >/dev/null 2>&1 && [ ! -d node/node_modules/socket.io-client ]; then
+    (cd node && npm ci --silent) || echo "socket.io-client could not be installed; its tests will be skipped." >&2
 fi

@@ -1,6 +1,7 @@
 """python-socketio with bounds: what a client sends is checked before it is kept, what waits for it has an end."""
 
 import asyncio
+import contextlib
 import logging
 from typing import Any
 
@@ -95,9 +96,17 @@ class GuardedServer(socketio.AsyncServer):  # type: ignore[misc]
 
     def end(self, eio_sid: str) -> None:
         """Close a client's connection, after what waits for it; returns at once."""
-        task = asyncio.get_running_loop().create_task(self.eio.disconnect(eio_sid))
+        task = asyncio.get_running_loop().create_task(self._end(eio_sid))
         self._endings.add(task)
         task.add_done_callback(self._endings.discard)
+
+    async def _end(self, eio_sid: str) -> None:
+        left = self.eio.sockets.get(eio_sid)
+        if left is not None and not left.closed:
+            # A closed one answers no poll any more, so what waits must be fetched before.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(left.queue.join(), CLOSE_SECONDS)
+        await self.eio.disconnect(eio_sid)
 
     async def aclose(self) -> None:
         """End every connection, also those that never joined, and stop what runs for them."""
@@ -107,7 +116,7 @@ class GuardedServer(socketio.AsyncServer):  # type: ignore[misc]
         for eio_sid in list(self.eio.sockets):
             self.end(eio_sid)
         if self._endings:
-            _, unread = await asyncio.wait(self._endings, timeout=CLOSE_SECONDS)
+            _, unread = await asyncio.wait(self._endings, timeout=2 * CLOSE_SECONDS)
             for task in unread:
                 task.cancel()
             await asyncio.gather(*unread, return_exceptions=True)

@@ -8,14 +8,15 @@ from typing import Any
 
 import socketio
 from django.core.files.uploadedfile import SimpleUploadedFile, UploadedFile
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from socketio.exceptions import ConnectionRefusedError as Refused
 
 from comm.envelope import stamp
 from comm.history import Position
 from relay.conf import MIB, relay_settings
 from relay.credentials import Credentials
-from relay.exceptions import BadRequest, MessageTooLarge, RelayError
+from relay.exceptions import BadRequest, Draining, MessageTooLarge, RelayError
+from relay.gateway import DRAINING_RETRY_SECONDS
 from relay.hub import get_hub
 from relay.ingress.attachments import safe_name
 from relay.ingress.bodies import RawSubmission
@@ -29,6 +30,7 @@ from .greeting import DEFAULT_RETRY_MS, GOODBYE, READY, goodbye_body, ready_body
 from .opening import Asked, Opening, admit, auth_payload, check_stream_id, peer_of, request_of
 from .origins import origin_allowed
 from .packets import GuardedServer, Oversized
+from .responses import headers_of
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +130,14 @@ class SocketIoTransport:
             self._server.on(name, handler)
 
     async def application(self, scope: Any, receive: Any, send: Any) -> None:
-        """Serve one request or WebSocket below /socket.io/."""
+        """Serve one request or WebSocket below /socket.io/.
+
+        While the process drains a new connection is refused here: a client tries again by itself then, which it
+        does not after a connect_error.
+        """
+        if is_draining() and b"sid=" not in scope.get("query_string", b""):
+            await _refuse_draining(scope, send)
+            return
         if scope["type"] != "http":
             await self._protocol(scope, receive, send)
             return
@@ -191,6 +200,20 @@ class SocketIoTransport:
     async def _unknown(self, event: str, sid: str, *ignored: Any) -> Answer:
         known = "chat_message, conv_status.get, ping"
         return refusal_of(BadRequest("event", f"is {event!r:.60}; expected one of {known}"))
+
+
+async def _refuse_draining(scope: Any, send: Any) -> None:
+    if scope["type"] != "http":
+        # Before it is accepted, which servers answer with 403.
+        await send({"type": "websocket.close", "code": 4503})
+        return
+    refusal = Draining(
+        "This server is restarting; connect again in a moment.", retry_after=DRAINING_RETRY_SECONDS
+    )
+    status, headers, body = refusal.render()
+    response = HttpResponse(body, status=status, headers=headers)
+    await send({"type": "http.response.start", "status": status, "headers": headers_of(response)})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def _in_one_piece(receive: Any) -> Any:
