@@ -4,7 +4,7 @@ import inspect
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial, update_wrapper
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 from asgiref.sync import async_to_sync
 
@@ -25,6 +25,20 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 Observer = Callable[[Envelope, str | None, Position | None], None]
 """Hears of each event that was published: the envelope after the filters, its target, its position. Must not wait."""
+
+
+class Sent(NamedTuple):
+    """What became of a draft: the envelope as it went out, and its position in the session's log.
+
+    `envelope` is None when nothing went out: a filter blocked it, or the turn had started or ended already.
+    `position` is None for project events too.
+    """
+
+    envelope: Envelope | None
+    position: Position | None
+
+
+NOT_SENT = Sent(None, None)
 
 
 def _emits(
@@ -279,60 +293,106 @@ class ChatCommunicator:
 
     # --- sending --------------------------------------------------------------------------------------
 
-    async def _send(self, draft: Draft) -> Position | None:
+    async def dispatch(self, draft: Draft) -> Sent:
+        """Send a draft that was composed here or elsewhere; tell what became of it."""
         if self._progress.is_over(draft.envelope):
-            return None
-        envelope: Envelope | None = draft.envelope
-        if self._filters:
-            envelope = await self._filters.judge(draft.envelope, broadcast=draft.target_sid is None)
-        body = self._ready(draft, envelope)
+            return NOT_SENT
+        sent = await self._carry(draft)
+        if sent.envelope is None:
+            # A blocked end is an end: nobody shall try again.
+            self._progress.mark(draft.envelope)
+        else:
+            self._published(sent.envelope, draft.target_sid, sent.position, to_project=draft.to_project)
+        return sent
+
+    async def _carry(self, draft: Draft) -> Sent:
+        """Take one draft to the outside, and tell what became of it: the seam between a communicator and the layer.
+
+        Here the outside is filters, guard and channel layer. A communicator that lives elsewhere (in a sandbox)
+        overrides this, and `_send_sync` with a call that waits for `dispatch`; the forms, the rule of one start
+        and one end, recording and observers stay around it. Whoever overrides it calls `_settle` once with what
+        goes out, in the order in which it goes out. Errors: CommError when it did not go out.
+        """
+        envelope = await self._judged(draft)
+        if envelope is None:
+            return NOT_SENT
+        body = self._encoded(envelope)
         # From here to the layer nothing is awaited: what was folded and what was sent have one order.
-        return None if envelope is None or body is None else await self._deliver(draft, envelope, body)
+        self._fold(draft, envelope)
+        return await self._deliver(draft, envelope, body)
+
+    def _settle(self, draft: Draft, envelope: Envelope) -> bool:
+        """Note that a draft goes out as this envelope; False when the turn had started or ended already."""
+        if not draft.to_project and not self._progress.begin(envelope):
+            return False
+        self._fold(draft, envelope)
+        return True
+
+    def _fold(self, draft: Draft, envelope: Envelope) -> None:
+        if not draft.to_project:
+            self._progress.observe(envelope)
+
+    async def _send(self, draft: Draft) -> Position | None:
+        return (await self.dispatch(draft)).position
 
     def _send_sync(self, draft: Draft) -> None:
         refuse_on_loop()
         if self._progress.is_over(draft.envelope):
             return
-        envelope: Envelope | None = draft.envelope
-        if self._filters:
-            envelope = async_to_sync(self._filters.judge)(draft.envelope, broadcast=draft.target_sid is None)
-        body = self._ready(draft, envelope)
-        if envelope is not None and body is not None:
-            run_after_commit(partial(self._deliver, draft, envelope, body))
-
-    def _ready(self, draft: Draft, envelope: Envelope | None) -> bytes | None:
-        """Encode what the filters left, ask the guard and fold it; None when they left nothing."""
+        envelope = async_to_sync(self._judged)(draft) if self._filters else draft.envelope
         if envelope is None:
-            # A blocked end is an end: nobody shall try again.
-            self._progress.begin(draft.envelope)
-            return None
+            self._progress.mark(draft.envelope)
+            return
+        body = self._encoded(envelope)
+        # Folded at once, so that code in a transaction reads its own words; they go out when it commits.
+        self._fold(draft, envelope)
+        run_after_commit(partial(self._deliver_late, draft, envelope, body))
+
+    async def _judged(self, draft: Draft) -> Envelope | None:
+        """Return what the filters leave of a draft's envelope, None when they block it."""
+        if not self._filters:
+            return draft.envelope
+        return await self._filters.judge(draft.envelope, broadcast=draft.target_sid is None)
+
+    def _encoded(self, envelope: Envelope) -> bytes:
+        """Encode what goes out, and ask the guard whether it may."""
         body = envelope.encode()
         if self._guard is not None:
             self._guard()
-        if not draft.to_project:
-            self._progress.observe(envelope)
         return body
 
-    async def _deliver(self, draft: Draft, envelope: Envelope, body: bytes) -> Position | None:
+    async def _deliver(self, draft: Draft, envelope: Envelope, body: bytes) -> Sent:
         if draft.to_project:
             await publish_project(envelope, body=body)
-            self._recording.saw(envelope, None, None)
-            return None
+            return Sent(envelope, None)
         if not self._progress.begin(envelope):
-            return None
+            return NOT_SENT
         try:
             position = await publish(envelope, target_sid=draft.target_sid, body=body)
         except CommError:
             # Not sent; a cancelled publish, on the other hand, was in the layer's hands already.
             self._progress.retract(envelope)
             raise
-        self._published(envelope, draft.target_sid, position)
-        return position
+        return Sent(envelope, position)
 
-    def _published(self, envelope: Envelope, target_sid: str | None, position: Position | None) -> None:
-        """Note that an event went out as this envelope."""
-        self._progress.place(position)
+    async def _deliver_late(self, draft: Draft, envelope: Envelope, body: bytes) -> None:
+        sent = await self._deliver(draft, envelope, body)
+        if sent.envelope is not None:
+            self._published(envelope, draft.target_sid, sent.position, to_project=draft.to_project)
+
+    def _published(
+        self,
+        envelope: Envelope,
+        target_sid: str | None,
+        position: Position | None,
+        *,
+        to_project: bool = False,
+    ) -> None:
+        """Tell everyone who looks on that an event went out as this envelope; observers hear of the session's."""
         self._recording.saw(envelope, target_sid, position)
+        if to_project:
+            return
+        self._progress.place(position)
         for observer in self._observers:
             try:
                 observer(envelope, target_sid, position)

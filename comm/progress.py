@@ -63,14 +63,18 @@ class Progress:
         """Mark the turn as started or ended where the envelope says so; False when it was already."""
         if self.is_over(envelope):
             return False
+        self.mark(envelope)
+        return True
+
+    def mark(self, envelope: Envelope) -> None:
+        """Mark the turn as started or ended where the envelope says so and nothing has before."""
         if envelope.type == "chat.start":
             self.started = True
-        elif envelope.type in ENDS:
+        elif envelope.type in ENDS and self.ended is None:
             answer = envelope.data.get("final_answer")
             if envelope.type == "chat.complete" and isinstance(answer, str):
                 self._said = answer
             self.ended = ENDS[envelope.type]
-        return True
 
     def retract(self, envelope: Envelope) -> None:
         """Take back what `begin` marked: the envelope did not go out."""
