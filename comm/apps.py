@@ -13,4 +13,5 @@ class CommConfig(AppConfig):
         """Register the system checks, and the removal of files with their rows."""
         from . import checks  # noqa: F401
         from .bundles.llm import checks as llm_checks  # noqa: F401
+        from .sandbox import checks as sandbox_checks  # noqa: F401
         from .turns import files  # noqa: F401

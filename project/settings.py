@@ -208,6 +208,14 @@ RELAY = {
     "OPERATION_RATE": env.str("OPERATION_RATE", default="600/minute"),
     "OPERATION_SECONDS": env.float("OPERATION_SECONDS", default=60.0),
 }
+SANDBOX = {
+    "RUNNER": env.str("SANDBOX_RUNNER", default="subprocess"),
+    "TIMEOUT_SECONDS": env.float("SANDBOX_TIMEOUT_SECONDS", default=60.0),
+    "CPU_SECONDS": env.int("SANDBOX_CPU_SECONDS", default=60),
+    "MEMORY_BYTES": env.int("SANDBOX_MEMORY_MIB", default=2048) * 1024 * 1024,
+}
+# Where one step of the demo bundle runs: empty in this process, else the name of a sandbox runner.
+DEMO_SANDBOX = env.str("DEMO_SANDBOX", default="")
 RECORDER: dict[str, object] = {
     "FLUSH_SECONDS": env.float("RECORDER_FLUSH_SECONDS", default=0.25),
 }

@@ -1,5 +1,5 @@
 #!/bin/sh
-# What the tests need beside Python: Chromium for the page, Node and the real socket.io-client for Socket.IO. Installed
+# What the tests need beside Python: Chromium for the page, Node and the real socket.io-client, bubblewrap. Installed
 # where that is possible (Debian, as root); elsewhere it says what is missing, and the tests that need it are
 # skipped, except in CI.
 set -eu
@@ -13,6 +13,7 @@ wanted=""
 command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 ||
     wanted="chromium fonts-dejavu-core"
 command -v npm >/dev/null 2>&1 || wanted="$wanted nodejs npm"
+command -v bwrap >/dev/null 2>&1 || wanted="$wanted bubblewrap"
 if [ -n "$wanted" ] && debian; then
     apt-get update -qq
     # shellcheck disable=SC2086

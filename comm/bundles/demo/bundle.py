@@ -6,10 +6,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from django.conf import settings
+
 from comm.bundles.base import Bundle
 from comm.bundles.operations import OperationCall, OperationRefused, operation
 from comm.bundles.pdf import read_pdf
 from comm.envelope import ANSWER, THINKING, TIMELINE_TEXT
+from comm.sandbox import SandboxFailed, run_in_sandbox
 from comm.turns.context import HistoryMessage, TurnAttachment, TurnContext, TurnMessage
 
 from .answers import answer_clock, answer_conversation
@@ -17,7 +20,7 @@ from .earlier import earlier_attachments
 from .figures import FIGURES
 from .options import OptionInvalid, Options, read_options
 from .questions import Question, split_question, understand
-from .reading import PDF, Document, read_document, read_message, read_pages, read_value
+from .reading import PDF, SAMPLE_BYTES, Document, read_document, read_message, read_pages, read_value
 from .report import Report, compose, outline, profile_of
 from .speech import AGENT, Speech, TurnStopped
 from .wording import code, counted, listed, size
@@ -186,6 +189,7 @@ class _Turn:
             return Document(attachment.filename, "empty", attachment.size, problem=problem)
         await self._step(step, "running", title, progress=0.5, markdown=f"{size(len(content))} loaded.")
         document = await _document_of(attachment, content)
+        await self._check_apart(attachment, content, step)
         await self._step(
             step,
             "completed",
@@ -194,6 +198,21 @@ class _Turn:
             markdown=f"It is {outline(document)}.",
         )
         return document
+
+    async def _check_apart(self, attachment: TurnAttachment, content: bytes, step: str) -> None:
+        """Let a process of its own profile a file too, where the settings want that; it shows its own step."""
+        if not settings.DEMO_SANDBOX or attachment.mime == PDF:
+            return
+        name, sample = attachment.filename, content[:SAMPLE_BYTES]
+        arguments = (f"{step}.sandbox", name, attachment.mime, sample)
+        try:
+            await run_in_sandbox(
+                self.turn, "comm.bundles.demo.sandboxed.profile", *arguments, runner=settings.DEMO_SANDBOX
+            )
+        except SandboxFailed as error:
+            # The answer does not hang on it.
+            logger.warning("Turn %s: %s", self.turn.turn_id, error)
+            await self._step(f"{step}.sandbox", "error", f"Could not profile {name} in the sandbox")
 
     async def _recall(self, part: Part, prefix: str) -> bool:
         """Go back to what came before when the question is about it; tell whether it was."""
