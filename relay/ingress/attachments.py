@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
+from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
 
 from comm.turns.incoming import IncomingFile
 from relay.conf import MIB, relay_settings
-from relay.exceptions import AttachmentRefused, MessageTooLarge, Notice
+from relay.exceptions import AttachmentRefused, BadRequest, MessageTooLarge, Notice
 
 from .parsing import FileHint
 
@@ -74,6 +75,9 @@ def accept_files(
     together are over the limit (nothing was read then), AttachmentRefused when any single file is bad.
     """
     check_total(len(text.encode()) + sum(upload.size or 0 for upload in uploads))
+    if len(uploads) > settings.DATA_UPLOAD_MAX_NUMBER_FILES:
+        most = settings.DATA_UPLOAD_MAX_NUMBER_FILES
+        raise BadRequest("files", f"{len(uploads)} files came; at most {most} are allowed")
     taken: list[IncomingFile] = []
     failures: list[Failure] = []
     for index, upload in enumerate(uploads):

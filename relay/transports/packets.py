@@ -18,6 +18,7 @@ BINARY_LIMIT = 1000
 """Binary arguments of one event; a message with more than its files allow is refused in our words below this."""
 WAITING_PACKETS = 512
 """Packets that wait for one client before its own messages are no longer read."""
+NOT_READING_SECONDS = 15.0
 CONNECT_SECONDS = 10.0
 """How long a client may hold a connection without joining the namespace."""
 CLOSE_SECONDS = 1.0
@@ -60,15 +61,35 @@ class BoundedPacket(protocol.Packet):  # type: ignore[misc]
         return complete
 
 
+class NotReading(ConnectionError):
+    """A client did not read for so long that its connection was closed."""
+
+
 class BoundedEngine(engineio.AsyncServer):  # type: ignore[misc]
     """The engine, whose sends wait for a client that does not read: its queue alone would grow for ever."""
 
     async def send_packet(self, sid: str, pkt: Any) -> None:
-        """Queue a packet for a client, after those that wait when they are too many."""
+        """Queue a packet for a client, after those that wait when they are too many.
+
+        One that takes none of them for long is closed: it may have gone without the library noticing.
+        """
         waiting = self.sockets.get(sid)
         if waiting is not None and waiting.queue.qsize() >= WAITING_PACKETS:
-            await waiting.queue.join()
+            try:
+                await asyncio.wait_for(waiting.queue.join(), NOT_READING_SECONDS)
+            except TimeoutError:
+                logger.info("A client takes nothing of what waits for it and is disconnected")
+                await waiting.close(wait=False, abort=True, reason=self.reason.TRANSPORT_ERROR)
+                raise NotReading from None
         await super().send_packet(sid, pkt)
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """Let no client fill the log with tracebacks of the library."""
+    if record.exc_info:
+        record.msg, record.args = f"{record.getMessage()}: {record.exc_info[1]!r:.200}", ()
+        record.exc_info = None
+    return True
 
 
 class GuardedServer(socketio.AsyncServer):  # type: ignore[misc]
@@ -78,6 +99,7 @@ class GuardedServer(socketio.AsyncServer):  # type: ignore[misc]
         # Its own log lines hold what clients send.
         quiet = logging.getLogger(f"{__name__}.library")
         quiet.setLevel(logging.WARNING)
+        quiet.addFilter(_in_one_line)
         super().__init__(
             async_mode="asgi",
             # One at a time: order is kept, and a client that floods waits for its own answers.
@@ -107,6 +129,9 @@ class GuardedServer(socketio.AsyncServer):  # type: ignore[misc]
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(left.queue.join(), CLOSE_SECONDS)
         await self.eio.disconnect(eio_sid)
+        if left is not None and left.upgraded:
+            # A client of the protocol closes its socket when it is told to; any other is not waited for.
+            await left.queue.put(None)
 
     async def aclose(self) -> None:
         """End every connection, also those that never joined, and stop what runs for them."""
@@ -130,6 +155,8 @@ class GuardedServer(socketio.AsyncServer):  # type: ignore[misc]
     async def _handle_eio_message(self, eio_sid: str, data: Any) -> None:
         try:
             await super()._handle_eio_message(eio_sid, data)
+        except NotReading:
+            self._binary_packet.pop(eio_sid, None)
         except NOT_PACKETS as error:
             logger.info("A client sent what is no packet (%s) and is disconnected", error)
             self._binary_packet.pop(eio_sid, None)

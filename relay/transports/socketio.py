@@ -29,7 +29,7 @@ from .frames import Encoder, encode_body, socketio_frame
 from .greeting import DEFAULT_RETRY_MS, GOODBYE, READY, goodbye_body, ready_body
 from .opening import Asked, Opening, admit, auth_payload, check_stream_id, peer_of, request_of
 from .origins import origin_allowed
-from .packets import GuardedServer, Oversized
+from .packets import NOT_PACKETS, GuardedServer, Oversized
 from .responses import headers_of
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ BUFFER_BYTES = 64 * MIB
 so that what is too large is refused in our words."""
 
 
+BAD_PACKET = 4400
 POLLED_PACKETS = 12
 """Packets of ours in one polling response: clients in Python refuse one with more than 16."""
 
@@ -139,7 +140,11 @@ class SocketIoTransport:
             await _refuse_draining(scope, send)
             return
         if scope["type"] != "http":
-            await self._protocol(scope, receive, send)
+            try:
+                await self._protocol(scope, receive, send)
+            except NOT_PACKETS as error:
+                logger.info("A client sent what is no packet (%s); its socket is closed", error)
+                await send({"type": "websocket.close", "code": BAD_PACKET})
             return
         event = await _in_one_piece(receive)
 

@@ -105,8 +105,9 @@ class SocketConsumer(AsyncWebsocketConsumer):
                     await self._close(reason.code, str(reason))
         except StopConsumer:
             pass
-        except OSError:
-            logger.info("A socket's client has gone while it was being written to")
+        except (OSError, RuntimeError) as error:
+            # Each server has its own word for a client that has gone while it was written to.
+            logger.info("A socket cannot be written any more: %s", error)
         finally:
             if self.peer is not None:
                 await get_hub().leave(self.peer)
