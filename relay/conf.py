@@ -50,6 +50,8 @@ class RelaySettings(NamedTuple):
     """Bundle that answers POST /api/chatbot/start/stream; empty for the default one."""
     CHATBOT_KEEPALIVE_SECONDS: float = 30.0
     """As the clients of that stream are used to."""
+    SOCKET_AUTH_SECONDS: float = 10.0
+    """How long a socket may stay open without saying whose it is."""
     WEBCHAT_TRUST_IDS: bool = False
     """Whether the web chat channel takes a client's word for its user and role; for development."""
     WEBCHAT_ROLES: Mapping[str, str] = {"platform_admin": "privileged", "customer_admin": "paid"}

@@ -10,6 +10,7 @@ import socketio
 from engineio.payload import Payload
 from socketio import packet as protocol
 
+from relay.conf import relay_settings
 from relay.ingress.bodies import body_limit
 
 logger = logging.getLogger(__name__)
@@ -19,8 +20,6 @@ BINARY_LIMIT = 1000
 WAITING_PACKETS = 512
 """Packets that wait for one client before its own messages are no longer read."""
 NOT_READING_SECONDS = 15.0
-CONNECT_SECONDS = 10.0
-"""How long a client may hold a connection without joining the namespace."""
 CLOSE_SECONDS = 1.0
 """How long the end of the process waits for clients that do not read."""
 RESERVED = ("connect", "disconnect", "connect_error")
@@ -149,7 +148,9 @@ class GuardedServer(socketio.AsyncServer):  # type: ignore[misc]
 
     async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> None:
         loop = asyncio.get_running_loop()
-        self._deadlines[eio_sid] = loop.call_later(CONNECT_SECONDS, self._end_unless_joined, eio_sid)
+        self._deadlines[eio_sid] = loop.call_later(
+            relay_settings().SOCKET_AUTH_SECONDS, self._end_unless_joined, eio_sid
+        )
         await super()._handle_eio_connect(eio_sid, environ)
 
     async def _handle_eio_message(self, eio_sid: str, data: Any) -> None:

@@ -30,7 +30,6 @@ from .sockets import CloseSocket, SocketConsumer
 NOT_AUTHENTICATED = 4001
 BAD_FRAME = 4400
 DRAINING = 4503
-AUTH_SECONDS = 10.0
 TRUSTED_PREFIX = "webchat:"
 """Keeps who merely says who they are apart from users who proved it: a claimed id never opens their session."""
 CONVERSATIONS = 100
@@ -196,7 +195,7 @@ class WebChatConsumer(SocketConsumer):
     def patience_seconds(self) -> float | None:
         """Until the auth, until the next answer is due, or for ever."""
         if self.upstream is None:
-            return AUTH_SECONDS
+            return relay_settings().SOCKET_AUTH_SECONDS
         if not self._awaited:
             return None
         return max(0.0, min(self._awaited.values()) - asyncio.get_running_loop().time())
@@ -204,7 +203,8 @@ class WebChatConsumer(SocketConsumer):
     async def waited(self) -> None:
         """Tell of answers that are overdue; their turns go on, and are saved when they end."""
         if self.upstream is None:
-            raise CloseSocket(NOT_AUTHENTICATED, f"No auth came within {AUTH_SECONDS:g} seconds.")
+            limit = relay_settings().SOCKET_AUTH_SECONDS
+            raise CloseSocket(NOT_AUTHENTICATED, f"No auth came within {limit:g} seconds.")
         now = asyncio.get_running_loop().time()
         for turn_id in [turn_id for turn_id, due in self._awaited.items() if due <= now]:
             del self._awaited[turn_id]

@@ -8,6 +8,7 @@ from django.http import HttpRequest
 
 from comm.envelope import stamp
 from comm.history import Position
+from relay.conf import relay_settings
 from relay.credentials import Credentials
 from relay.exceptions import BadRequest, RelayError
 from relay.hub import get_hub
@@ -22,8 +23,6 @@ from .opening import Asked, AuthPayload, admit, auth_payload, peer_of
 from .sockets import CloseSocket, SocketConsumer
 
 KEEPALIVE = b'{"event":"keepalive"}'
-AUTH_SECONDS = 10.0
-"""How long a client that said nothing in its query may take to introduce itself."""
 
 CLOSE_CODES = {400: 4400, 401: 4401, 403: 4403, 413: 4413, 422: 4400, 503: 4503}
 NOT_AUTHENTICATED = 4401
@@ -61,11 +60,13 @@ class WebSocketConsumer(SocketConsumer):
 
     def patience_seconds(self) -> float | None:
         """A socket without a stream is not kept for long."""
-        return AUTH_SECONDS if self.peer is None else None
+        return relay_settings().SOCKET_AUTH_SECONDS if self.peer is None else None
 
     async def waited(self) -> None:
         """Nobody introduced themselves."""
-        raise CloseSocket(NO_AUTH, f"No auth message came within {AUTH_SECONDS:g} seconds.")
+        raise CloseSocket(
+            NO_AUTH, f"No auth message came within {relay_settings().SOCKET_AUTH_SECONDS:g} seconds."
+        )
 
     def _asked(self, payload: AuthPayload) -> tuple[Asked, Credentials]:
         try:

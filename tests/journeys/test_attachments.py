@@ -14,6 +14,7 @@ from tests.clients import ChatClient
 from tests.servers import ServerProcess
 
 ENV = {"MESSAGE_RATE": "", "DEFAULT_BUNDLE": "silent", "BUNDLES": "silent=tests.journeys.bundles.Silent"}
+pytestmark = pytest.mark.wire
 CASES = limit_cases()
 
 

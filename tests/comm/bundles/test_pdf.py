@@ -12,6 +12,9 @@ from comm.bundles.pdf import read_pdf, reading
 from tests.attachments import pdf
 
 
+pytestmark = pytest.mark.wire
+
+
 async def test_the_text_of_every_page_is_read() -> None:
     found = await read_pdf(pdf("First page", "Second page"))
     assert (found.pages, found.read, found.problem) == (2, 2, "")

@@ -24,6 +24,7 @@ from comm.turns.context import HistoryMessage, TurnScope
 from tests.comm.listening import Listener
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.wire
 FUNCTIONS = "tests.comm.sandbox.functions"
 MakeTurn = Callable[..., TurnContext]
 

@@ -19,8 +19,14 @@ from tests.clients import ChatClient
 from tests.servers import ServerProcess
 from tests.waiting import aeventually
 
-ENV = {"BUNDLES": "script=tests.contract.bundles.Script", "DEFAULT_BUNDLE": "script", "MESSAGE_RATE": ""}
+ENV = {
+    "BUNDLES": "script=tests.contract.bundles.Script",
+    "DEFAULT_BUNDLE": "script",
+    "MESSAGE_RATE": "",
+    "SOCKET_AUTH_SECONDS": "2",
+}
 LARGE = 27 * 1024 * 1024
+pytestmark = pytest.mark.wire
 SLOW = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 

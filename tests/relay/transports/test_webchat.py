@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from tests.servers import ServerProcess
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.wire
 BUNDLES = ",".join(
     f"{name.lower()}=tests.relay.transports.webchat_bundles.{name}"
     for name in ("Speaking", "Waiting", "Silent", "Failing")
