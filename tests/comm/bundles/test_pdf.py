@@ -11,7 +11,6 @@ from pypdf import PdfReader, PdfWriter
 from comm.bundles.pdf import read_pdf, reading
 from tests.attachments import pdf
 
-
 pytestmark = pytest.mark.wire
 
 
