@@ -44,15 +44,16 @@ in `COMM["EVENT_FILTERS"]` and the tenant's firewall (`COMM["FIREWALL"]`, see `c
 Answer with a changed envelope (`msgspec.structs.replace(event.envelope, …)`) to change or enrich it. A filter
 that raises lets the event through, is logged and counted.
 
-What goes out can be recorded, after the filters, and handed on as a batch:
+What goes out can be recorded, after the filters and within bounds, and handed on as a batch:
 
-    communicator.record({"include": {"types": ["accounting.usage", "chat.step"]}}, max_events=200)
-    communicator.set_event_sink(sink)                # sink(batch, comm=…, filter=…), sync or async
-    await communicator.send_recorded_events()        # or export_recorded_events(), stop_recording()
-    async with communicator.recording("chat.step", sink=sink, send_on_exit=True): …
+    communicator.record({"include": {"types": ["accounting.usage", "chat.*"]}}, max_events=200)
+    communicator.export_recorded_events("chat.step")      # plain JSON values; or clear_…, stop_recording()
+    communicator.set_event_sink(sink)                     # sink(batch, comm=…, filter=…), sync or async
+    await communicator.send_recorded_events()             # to the sink; live=True sends as events are recorded
+    async with communicator.recording("chat.step", sink=sink, send_on_exit=True) as recording: …
 
-Kinds, places and numbers are kept; data and text only where the selector's `privacy` asks for them
-(`comm.selectors`, `comm.recording`).
+Kinds, places and numbers are kept; data and text only where the selector's `privacy` asks for them. Several
+recordings may be at work at once, each with a handle of its own (`comm.recording`, docs/recording.md).
 
 Bundles themselves (`Bundle`, `TurnContext`) are exported by `comm.bundles`: they need Django's models.
 """
@@ -83,6 +84,7 @@ from .envelope import (
 from .exceptions import CommError, EnvelopeInvalid, PublishFailed, TurnLost
 from .filters import Decision, EventFilterInput, IEventFilter
 from .history import Position
+from .recording import EventSink, RecordingScope, SendResult
 
 __all__ = [
     "ANSWER",
@@ -105,9 +107,12 @@ __all__ = [
     "Event",
     "EventFilterInput",
     "EventPayload",
+    "EventSink",
     "IEventFilter",
     "Position",
     "PublishFailed",
+    "RecordingScope",
+    "SendResult",
     "ServiceContext",
     "StartPayload",
     "StepPayload",

@@ -46,4 +46,6 @@ def check_comm_settings(**kwargs: Any) -> list[CheckMessage]:
         found.append(
             Error("COMM['TURN_LEASE_SECONDS'] must be at least twice TURN_RENEW_SECONDS", id="comm.E004")
         )
+    if not conf.EVENT_SINK_SECONDS > 0:
+        found.append(Error("COMM['EVENT_SINK_SECONDS'] must be above 0", id="comm.E006"))
     return found

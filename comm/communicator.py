@@ -17,8 +17,7 @@ from .firewall import tenant_firewall
 from .history import Position
 from .progress import Ended, Progress, StepState
 from .publisher import publish, publish_project, refuse_on_loop, run_after_commit
-from .recording import EventSink, Item, Recording, RecordingScope, SendResult
-from .selectors import Filter
+from .recording import Recordable
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +70,7 @@ def _present(method: Callable[..., Any], compose: Callable[..., Draft], returns:
     vars(update_wrapper(method, compose))["__signature__"] = signature
 
 
-class ChatCommunicator:
+class ChatCommunicator(Recordable):
     """What a turn says to its user: typed events, in order, to every tab of the session or to one peer.
 
     `service` and `conversation` say who and where; `target_sid` makes one peer the default receiver;
@@ -108,7 +107,7 @@ class ChatCommunicator:
         self._filters = FilterChain(_in_order(self.service.tenant, event_filter))
         self._guard = guard
         self._observers = tuple(observers)
-        self._recording = Recording()
+        super().__init__(self.service)
 
     start = _emits(Composer.start)
     step = _emits(Composer.step)
@@ -206,90 +205,6 @@ class ChatCommunicator:
     ) -> None:
         """Forget streamed text, all of it where nothing narrows it down; `final_answer` stays."""
         self._progress.clear_deltas(conversation_id, turn_id)
-
-    # --- recording ------------------------------------------------------------------------------------
-
-    def record(
-        self,
-        filter: Filter = None,
-        *,
-        scope: Any = None,
-        mode: str = "append",
-        max_events: int | None = None,
-    ) -> None:
-        """Keep the events that go out from now on and that `filter` means (see comm.selectors), after the filters.
-
-        `scope` is a JSON value that says whose wish this is; it stands with each event. `append` adds to what is
-        recorded already, `replace` begins anew. The recording keeps the newest `max_events` (1,000). Data and
-        text are kept only where the selector's `privacy` says so. Errors: ValueError names what is wrong.
-        """
-        self._recording.record(filter, scope, mode, max_events)
-
-    def recording(
-        self,
-        filter: Filter = None,
-        *,
-        scope: Any = None,
-        mode: str = "append",
-        max_events: int | None = None,
-        sink: EventSink | None = None,
-        send_on_exit: bool = False,
-        send_filter: Filter = None,
-        clear_on_success: bool = True,
-    ) -> RecordingScope:
-        """Record for the length of a block: `with comm.recording(…)`; the events stay afterwards.
-
-        With `async with` and `send_on_exit` the events that `send_filter` (else `filter`) means go to the sink at
-        the end of the block; `result` of the block says what became of them.
-        """
-
-        async def send() -> SendResult:
-            chosen = filter if send_filter is None else send_filter
-            return await self.send_recorded_events(chosen, clear_on_success=clear_on_success)
-
-        return RecordingScope(
-            self._recording,
-            lambda: self._recording.record(filter, scope, mode, max_events),
-            send if send_on_exit else None,
-            sink,
-        )
-
-    def stop_recording(self) -> None:
-        """Record nothing more; what was recorded stays until it is cleared or sent."""
-        self._recording.stop()
-
-    def recording_config(self) -> dict[str, Any]:
-        """Return what is recorded: `{enabled, filter, scopes, max_events, recorded, dropped}`."""
-        return self._recording.config()
-
-    def export_recorded_events(self, filter: Filter = None) -> list[Item]:
-        """Return copies of the recorded events that `filter` means, oldest first, as plain JSON values."""
-        return self._recording.export(filter, self.service.user_type, self.service.user)
-
-    def clear_recorded_events(self, filter: Filter = None) -> int:
-        """Forget the recorded events that `filter` means, all without one; return how many."""
-        return self._recording.clear(filter, self.service.user_type, self.service.user)
-
-    def merge_recorded_events(self, items: Sequence[Item]) -> int:
-        """Add events that another communicator has exported, once each; return how many were new."""
-        return self._recording.merge(items)
-
-    def set_event_sink(self, sink: EventSink | None) -> None:
-        """Name who takes the batches of `send_recorded_events`: `sink(batch, comm=…, filter=…)`, sync or async."""
-        self._recording.sink = sink
-
-    async def send_recorded_events(
-        self, filter: Filter = None, *, clear_on_success: bool = True, sink: EventSink | None = None
-    ) -> SendResult:
-        """Hand the recorded events that `filter` means to the sink, as one batch.
-
-        Nothing is raised when the sink fails: the result has `ok` false, and the events stay. They stay as well
-        without a sink (`disabled`), and when it takes fewer than all.
-        """
-        batch = self.export_recorded_events(filter)
-        return await self._recording.send(
-            batch, sink, comm=self, filter=filter, clear_on_success=clear_on_success
-        )
 
     # --- sending --------------------------------------------------------------------------------------
 
@@ -389,7 +304,7 @@ class ChatCommunicator:
         to_project: bool = False,
     ) -> None:
         """Tell everyone who looks on that an event went out as this envelope; observers hear of the session's."""
-        self._recording.saw(envelope, target_sid, position)
+        self._record(envelope, target_sid, position)
         if to_project:
             return
         self._progress.place(position)

@@ -46,6 +46,8 @@ class CommSettings(NamedTuple):
     """Messages of the conversation that a bundle is handed."""
     SYNC_PUBLISH_TIMEOUT_SECONDS: float = 10.0
     """How long a synchronous emit waits for the event loop to publish."""
+    EVENT_SINK_SECONDS: float = 10.0
+    """How long a communicator's event sink may take for one batch; a bundle waits for it."""
     ATTACHMENTS_STORAGE: str = "attachments"
     """Alias in STORAGES where attachments are kept."""
 

@@ -268,6 +268,16 @@ def _load(path: str) -> Any:
         return getattr(importlib.import_module(module), name)
 
 
+async def _call(function: Any, turn: SandboxTurn, arguments: Sequence[Any]) -> Any:
+    """Run the function, and let an event sink that it has set take the last events."""
+    try:
+        if inspect.iscoroutinefunction(function):
+            return await function(turn, *arguments)
+        return await asyncio.to_thread(function, turn, *arguments)
+    finally:
+        await turn.communicator.aclose()
+
+
 async def serve() -> None:
     """Connect, run what is asked for, and send the result."""
     reader, writer = await asyncio.open_unix_connection(os.environ.pop("SANDBOX_SOCKET"))
@@ -282,11 +292,7 @@ async def serve() -> None:
         function = (
             run_bundle if welcome["path"] == "comm.sandbox.child.run_bundle" else _load(welcome["path"])
         )
-        if inspect.iscoroutinefunction(function):
-            result = await function(turn, *welcome["arguments"])
-        else:
-            result = await asyncio.to_thread(function, turn, *welcome["arguments"])
-        await link.tell(kind="result", value=result)
+        await link.tell(kind="result", value=await _call(function, turn, welcome["arguments"]))
     except Exception as error:  # noqa: BLE001 - told to the supervisor, which logs it
         # The top of the sandboxed code: the supervisor words it for the log.
         await link.tell(kind="failed", error=f"{type(error).__name__}: {error}")

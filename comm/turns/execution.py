@@ -109,6 +109,7 @@ class Execution:
         finally:
             if self._stop_timer is not None:
                 self._stop_timer.cancel()
+            await self.communicator.aclose()
 
     async def _run(self) -> None:
         async with observing(self.observer):

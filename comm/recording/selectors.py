@@ -4,7 +4,9 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from .filters import EventFilterInput, Screen
+import msgspec
+
+from comm.filters import Decision, EventFilterInput, Screen
 
 CRITERIA = ("type", "route", "socket_event", "route_key", "agent", "step", "status")
 PLURALS = {
@@ -50,13 +52,15 @@ class Selector:
 
     A mapping has `include` and `exclude` with `types, routes, socket_events, agents, steps, statuses` (a value
     that ends in * matches by its beginning) and `broadcast`: an event must match each that is populated. `any`
-    is a list of such mappings. `privacy` and `limits.max_events` go with a recording. Code is a callable or an
-    IEventFilter, asked as filters are but synchronous. Errors: ValueError names what is wrong with a mapping.
+    is a list of such mappings. `privacy` and `limits.max_events` go with a recording. Code is a synchronous
+    callable or IEventFilter, asked as filters are: a callable means the events it answers with something true, a
+    filter those that it would let through. Errors: ValueError names what is wrong with a mapping.
     """
 
     def __init__(self, given: Any = None) -> None:
         self.portable: dict[str, Any] | None = None
         self.privacy = Privacy()
+        self.says_privacy = False
         self.max_events: int | None = None
         self._screen: Screen | None = None
         self._parts: list[Selector] = []
@@ -72,22 +76,27 @@ class Selector:
             self._read({"include": {"types": list(given)}})
         elif callable(given) or inspect.isroutine(getattr(given, "allow_event", None)):
             self._screen = Screen(given)
+            self._is_filter = hasattr(given, "allow_event")
         else:
             raise ValueError(
                 f"a selector is a type, a list of types, a mapping or a filter, not {given!r:.80}"
             )
 
     def matches(self, user_type: str, user_id: str, event: Any) -> bool:
-        """Tell whether an event is meant; code that raises means none."""
+        """Tell whether an event is meant. Errors: whatever a selector in code raises."""
         if self._screen is not None:
-            answer = self._screen.ask(user_type, user_id, event)
-            if inspect.iscoroutine(answer):
-                answer.close()
-                raise TypeError("a selector in code must be synchronous")
-            return answer not in (False, None)
+            return self._said_yes(self._screen.ask(user_type, user_id, event))
         if self._parts and not any(part.matches(user_type, user_id, event) for part in self._parts):
             return False
         return _meets(event, self._include) and not (self._exclude and _meets(event, self._exclude))
+
+    def _said_yes(self, answer: Any) -> bool:
+        if inspect.iscoroutine(answer):
+            answer.close()
+            raise TypeError("a selector in code must be synchronous")
+        if isinstance(answer, Decision):
+            return answer.allow
+        return self._is_filter if answer is None else bool(answer)
 
     def _read(self, given: Mapping[str, Any]) -> None:
         _known(given, KEYS, "selector")
@@ -98,13 +107,31 @@ class Selector:
             raise ValueError("any: must be a list of selectors")
         self._parts = [Selector(part) for part in parts]
         self.privacy = _privacy(given.get("privacy"))
+        self.says_privacy = given.get("privacy") is not None
         for part in self._parts:
             self.privacy = self.privacy.joined(part.privacy)
+            self.says_privacy |= part.says_privacy
         limits = _mapping(given.get("limits"), "limits")
         _known(limits, ("max_events",), "limits")
-        self.max_events = limits.get("max_events")
+        self.max_events = event_limit(limits.get("max_events"), "limits.max_events")
         if all(part.portable is not None for part in self._parts):
-            self.portable = {key: given[key] for key in KEYS if given.get(key)}
+            self.portable = _plain({key: given[key] for key in KEYS if given.get(key)})
+
+
+def _plain(given: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy in JSON's own types, which its author cannot change any more."""
+    try:
+        plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(given))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a selector must be writable as JSON ({error})") from None
+    return plain
+
+
+def event_limit(given: Any, field: str) -> int | None:
+    """Return a number of events above 0, or None; anything else is a ValueError."""
+    if given is None or (isinstance(given, int) and not isinstance(given, bool) and given > 0):
+        return given
+    raise ValueError(f"{field}: must be a whole number above 0")
 
 
 def _meets(event: Described, criteria: Criteria) -> bool:
