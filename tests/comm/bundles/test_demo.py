@@ -12,6 +12,7 @@ import pytest
 from comm.bundles import HistoryMessage, TurnAttachment, TurnMessage, get_bundle
 from comm.bundles.demo import DemoBundle
 from comm.models import Attachment, Conversation, Message, Turn
+from tests.attachments import pdf
 from tests.comm.bundles.talking import Talk
 
 MakeTalk = Callable[..., Talk]
@@ -360,3 +361,14 @@ async def test_later_question_is_answered_from_the_file_of_an_earlier_turn(
 
     assert about.text().startswith("The highest value of `quantity` in `sales.csv` is **7**")
     assert "sales.csv" not in other.text()
+
+
+async def test_the_text_of_a_pdf_is_read(make_talk: MakeTalk, attach: Attach) -> None:
+    paper = pdf("The quarterly report counts seven parrots.", "Second page.")
+    talk = await make_talk(
+        "How many words?", attachments=[attach("report.pdf", paper, "application/pdf")]
+    ).run()
+    assert "**8 words**" in talk.text()
+    broken = attach("broken.pdf", b"%PDF-1.4 nothing", "application/pdf")
+    talk = await make_talk("Read it", attachments=[broken]).run()
+    assert "it is broken" in talk.text()

@@ -12,6 +12,7 @@ from typing import Any
 from comm import EnvelopeInvalid
 from comm.bundles import Bundle
 from comm.sandbox.frames import pack
+from comm.sandbox.runners import Spawn, SubprocessRunner
 
 
 async def speak(turn: Any, word: str, times: int) -> dict[str, Any]:
@@ -158,3 +159,10 @@ class Untrusted(Bundle):
 
     async def run(self, turn: Any) -> None:
         await turn.communicator.delta("answer", f"You said {turn.message.text}")
+
+
+class WrongToken(SubprocessRunner):
+    """Starts a process that has another token."""
+
+    async def start(self, spawn: Spawn) -> asyncio.subprocess.Process:
+        return await super().start(Spawn(spawn.folder, {**spawn.environment, "SANDBOX_TOKEN": "0" * 64}))

@@ -278,6 +278,12 @@ async def test_nobody_else_gets_in(
     await asyncio.wait_for(running, 5)
 
 
+async def test_who_has_not_the_token_gets_nothing_either(turn: TurnContext) -> None:
+    with pytest.raises(SandboxFailed, match="had not its token"):
+        await run(turn, "speak_in_step", runner=f"{FUNCTIONS}.WrongToken")
+    assert turn.communicator.last_position is None
+
+
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
