@@ -17,7 +17,7 @@ DATA_BYTES = 64 * 1024
 TEXT_CHARACTERS = 64 * 1024
 """Of one delta's text; the rest is cut off, and said to be."""
 LABEL_CHARACTERS = 500
-"""Of a title: a line, not a text."""
+"""Of an agent, a step, a status or a title: a line, not a text."""
 METRICS = 50
 """Numbers of one event's data."""
 USAGE_KEYS = ("breakdown", "cost_total_usd", "agent_costs", "service_type", "provider", "model_or_service")
@@ -52,10 +52,8 @@ def item_of(
         "service": msgspec.to_builtins(envelope.service),
         "conversation": msgspec.to_builtins(envelope.conversation),
         "event": {
-            "agent": envelope.event.agent,
-            "step": envelope.event.step,
-            "status": envelope.event.status,
-            "title": envelope.event.title[:LABEL_CHARACTERS],
+            name: str(getattr(envelope.event, name) or "")[:LABEL_CHARACTERS]
+            for name in ("agent", "step", "status", "title")
         },
         "recording": {"scopes": list(scopes)},
         "metrics": _numbers(envelope.data),
