@@ -7,6 +7,7 @@ is flushed. `project/asgi.py` calls `start()`; on a server without lifespan, wit
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import os
 import signal
@@ -172,7 +173,9 @@ class SignalHook:
             self._pass_on(number)
             return
         self._signalled = True
-        self._loop.call_soon_threadsafe(self._begin, lambda: self._pass_on(number))
+        # A context of its own: that of the task which the signal interrupted may say that its thread is in use.
+        context = contextvars.Context()
+        self._loop.call_soon_threadsafe(self._begin, lambda: self._pass_on(number), context=context)
 
     def _pass_on(self, number: int) -> None:
         previous = self._previous.get(number)
