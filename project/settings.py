@@ -145,7 +145,11 @@ CORS_ALLOW_HEADERS = [
 CORS_EXPOSE_HEADERS = ["X-Session-ID", "X-User-Type", "Retry-After"]
 
 # --- the three apps -------------------------------------------------------------------------------
-CHANNEL_LAYERS = {
+# Redis or Valkey: with it, any number of processes are one house; without, there is one process.
+REDIS_URL = env.str("REDIS_URL", default="")
+REDIS_PREFIX = env.str("REDIS_PREFIX", default="backchannel")
+ON_POSTGRESQL = DATABASES["default"]["ENGINE"].endswith("postgresql")
+MEMORY_LAYER = {
     "default": {
         "BACKEND": "relay.layers.memory.MemoryChannelLayer",
         # The hub's channel carries the events of every session of the process; past this they are read
@@ -154,6 +158,18 @@ CHANNEL_LAYERS = {
         "CONFIG": {"channel_capacity": {"hub.*": 20_000}, "history_bytes": 6 * 1024 * 1024},
     }
 }
+REDIS_LAYER = {
+    "default": {
+        "BACKEND": "relay.layers.redis.RedisChannelLayer",
+        "CONFIG": {
+            "url": REDIS_URL,
+            "prefix": REDIS_PREFIX,
+            "channel_capacity": {"hub.*": 20_000},
+            "history_bytes": 6 * 1024 * 1024,
+        },
+    }
+}
+CHANNEL_LAYERS = REDIS_LAYER if REDIS_URL else MEMORY_LAYER
 
 DEFAULT_TENANT = env.str("DEFAULT_TENANT", default="default")
 DEFAULT_PROJECT = env.str("DEFAULT_PROJECT", default="default")
