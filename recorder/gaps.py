@@ -11,18 +11,22 @@ FULL = "the recorder's buffer was full"
 
 @dataclass(slots=True)
 class Gap:
-    """Consecutive envelopes of one session that are missing; positions are None for project events."""
+    """Consecutive envelopes of one session that are missing; positions are None for project events.
+
+    A gap with a `key` is noted once, however often it is written.
+    """
 
     session_id: str
     first: Position | None
     last: Position | None
     events: int
     reason: str
+    key: str | None = None
 
     @classmethod
-    def of(cls, published: Published, reason: str) -> "Gap":
+    def of(cls, published: Published, reason: str, key: str | None = None) -> "Gap":
         """The gap that one envelope leaves."""
-        return cls(published.session_id, published.position, published.position, 1, reason)
+        return cls(published.session_id, published.position, published.position, 1, reason, key)
 
 
 class Gaps:

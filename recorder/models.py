@@ -34,12 +34,22 @@ class RecordedEnvelope(models.Model):
     route = models.CharField(max_length=40)
     agent = models.CharField(max_length=100, blank=True)
     marker = models.CharField(max_length=100, blank=True)
+    entry = models.CharField(  # noqa: DJ001 - NULL is no value of a unique index; an empty text would be one
+        max_length=48,
+        null=True,
+        editable=False,
+        help_text="entry of the recorder stream behind an envelope without a position",
+    )
 
     objects = RecordedEnvelopeQuerySet.as_manager()
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(fields=["session_id", "epoch", "seq"], name="recorded_once_per_position")
+            models.UniqueConstraint(fields=["session_id", "epoch", "seq"], name="recorded_once_per_position"),
+            # Partial: project events are few, and rows with a position pay nothing for it.
+            models.UniqueConstraint(
+                fields=["entry"], condition=models.Q(entry__isnull=False), name="recorded_once_per_entry"
+            ),
         ]
         indexes = [
             models.Index(fields=["turn_id", "epoch", "seq"], name="recorded_by_turn"),
@@ -94,32 +104,55 @@ class RecordedEnvelope(models.Model):
 
 
 class RecorderRun(models.Model):
-    """One life of a recording process.
+    """One life of what holds envelopes until they are rows: of a recording server, or of the recorder's store.
 
     An epoch that began in a run which ended cleanly is complete here: everything was flushed before `ended_cleanly`
-    was set. Times are epoch milliseconds, as epochs are.
+    was set. A store (with `store_born_ms`) outlives the recorders that read it; its run ends when it has lost
+    its data, and never cleanly. Times are epoch milliseconds, as epochs are.
     """
 
     started_ms = models.BigIntegerField(db_index=True)
     ended_ms = models.BigIntegerField(null=True, blank=True)
     ended_cleanly = models.BooleanField(default=False)
+    store_born_ms = models.BigIntegerField(
+        null=True, blank=True, help_text="when the data of the store began; none for a server's own run"
+    )
+    recorded_until_ms = models.BigIntegerField(
+        null=True, blank=True, help_text="all that the store took before this time is recorded"
+    )
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["store_born_ms", "started_ms"], name="recorder_run_of_a_store_once")
+        ]
 
     def __str__(self) -> str:
         return f"run of {self.started_ms}"
 
 
 class RecordedGap(models.Model):
-    """Envelopes of a session that were delivered but could not be recorded."""
+    """Envelopes that were delivered but could not be recorded: of a session, of a project, or of everybody.
 
-    session_id = models.CharField(max_length=100, db_index=True)
+    `session_id` is empty where every session may miss some: then `first` and `last` are times, and how many
+    events there were (0) is unknown. It is a group's name where that is all that is known. `key` is what keeps
+    a gap from being noted twice.
+    """
+
+    session_id = models.CharField(max_length=100, blank=True, db_index=True)
     first = models.CharField(max_length=40, help_text="first position that is missing")
     last = models.CharField(max_length=40, help_text="last position that is missing")
     events = models.PositiveIntegerField()
     reason = models.CharField(max_length=200)
     noted_at = models.DateTimeField(auto_now_add=True)
+    key = models.CharField(  # noqa: DJ001 - NULL is no value of a unique index; an empty text would be one
+        max_length=200, null=True, editable=False
+    )
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["key"], name="recorded_gap_once_per_key")]
 
     def __str__(self) -> str:
-        return f"{self.events} events of {self.session_id} from {self.first}"
+        return f"{self.events or 'unknown'} events of {self.session_id or 'every session'} from {self.first}"
 
 
 class ReplayRequest(models.Model):
