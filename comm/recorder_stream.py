@@ -25,19 +25,24 @@ class StreamKeys(NamedTuple):
     stream: a Redis stream of entries with the fields `p` (position as `<epoch>-<seq>`, empty where there is none),
     `g` (the group) and `m` (the packed message). held: bytes in it, by `entry_bytes`. gaps: a hash, group →
     `first last count` of what found no room since the gap was last taken note of (`- - count` where there are
-    no positions). born: ms when this store's data began; one that lost its data has a later one.
+    no positions). taken: gaps that a recorder has taken out of `gaps` and is about to write down, with the id of
+    this taking under the empty name. born: ms when this store's data began; one that lost its data has a later one.
+
+    Everything appended up to now is recorded when the consumer group exists (a recorder makes it once it has
+    noted this life of the store), `gaps` and `taken` do not, and the first entry left is a later one.
     """
 
     stream: str
     held: str
     gaps: str
     born: str
+    taken: str
 
     @classmethod
     def of(cls, prefix: str) -> "StreamKeys":
         """Return the names under a prefix, which is the layer's."""
         stream = f"{prefix}:recorder"
-        return cls(stream, f"{stream}:bytes", f"{stream}:gaps", f"{prefix}:born")
+        return cls(stream, f"{stream}:bytes", f"{stream}:gaps", f"{prefix}:born", f"{stream}:gaps:taken")
 
 
 class StreamEntry(NamedTuple):

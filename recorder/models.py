@@ -123,7 +123,9 @@ class RecorderRun(models.Model):
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(fields=["store_born_ms", "started_ms"], name="recorder_run_of_a_store_once")
+            models.UniqueConstraint(
+                fields=["store_born_ms", "started_ms"], name="recorder_run_of_a_store_once"
+            )
         ]
 
     def __str__(self) -> str:

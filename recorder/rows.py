@@ -78,7 +78,8 @@ def _insert_each(rows: list[Row]) -> None:
     columns, places = _names(), ", ".join(["%s"] * len(_COLUMNS))
     with connection.cursor() as cursor:
         cursor.executemany(
-            f"INSERT INTO {_table()} ({columns}) VALUES ({places}) ON CONFLICT DO NOTHING", _in_one_order(rows)
+            f"INSERT INTO {_table()} ({columns}) VALUES ({places}) ON CONFLICT DO NOTHING",
+            _in_one_order(rows),
         )
 
 

@@ -46,4 +46,5 @@ def test_the_names_stand_under_the_prefix() -> None:
         "house:recorder:bytes",
         "house:recorder:gaps",
         "house:born",
+        "house:recorder:gaps:taken",
     )
