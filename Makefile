@@ -15,7 +15,7 @@ run: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	@tests/provision.sh
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .

@@ -215,6 +215,7 @@ RELAY = {
     "ID_TOKEN_COOKIE_NAME": env.str("ID_TOKEN_COOKIE_NAME", default="__Secure-LITC"),
     "ID_TOKEN_HEADER_NAME": env.str("ID_TOKEN_HEADER_NAME", default="X-ID-Token"),
     "SOCKET_AUTH_SECONDS": env.float("SOCKET_AUTH_SECONDS", default=10.0),
+    "NOT_READING_SECONDS": env.float("NOT_READING_SECONDS", default=15.0),
     "CHATBOT_BUNDLE": env.str("CHATBOT_BUNDLE", default=""),
     "WEBCHAT_TRUST_IDS": env.bool("WEBCHAT_TRUST_IDS", default=DEBUG),
     "WEBCHAT_ROLES": env.dict(

@@ -52,6 +52,8 @@ class RelaySettings(NamedTuple):
     """As the clients of that stream are used to."""
     SOCKET_AUTH_SECONDS: float = 10.0
     """How long a socket may stay open without saying whose it is."""
+    NOT_READING_SECONDS: float = 15.0
+    """A Socket.IO client that takes nothing of what waits for it is disconnected after so long."""
     WEBCHAT_TRUST_IDS: bool = False
     """Whether the web chat channel takes a client's word for its user and role; for development."""
     WEBCHAT_ROLES: Mapping[str, str] = {"platform_admin": "privileged", "customer_admin": "paid"}

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from django.db import connections
 
+from tests.waiting import eventually
+
 
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -30,3 +32,23 @@ def no_session_left(django_db_setup: None, django_db_blocker: Any) -> Iterator[N
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
+
+
+@pytest.fixture(autouse=True)
+def database_at_rest(_django_db_marker: None, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let the statements of a test's threads end before its tables are emptied: the two would deadlock."""
+    yield
+    marker = request.node.get_closest_marker("django_db")
+    connection = connections["default"]
+    if marker is None or not marker.kwargs.get("transaction") or connection.vendor != "postgresql":
+        return
+
+    def at_rest() -> bool:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+                "AND pid <> pg_backend_pid() AND state <> 'idle' AND backend_type = 'client backend'"
+            )
+            return bool(cursor.fetchone()[0] == 0)
+
+    eventually(at_rest, timeout=60, what="the end of all statements")

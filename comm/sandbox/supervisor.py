@@ -30,6 +30,8 @@ from .tree import is_below
 logger = logging.getLogger(__name__)
 
 _CREDENTIALS = struct.Struct("3i")
+LAST_WORDS_SECONDS = 2.0
+"""The output of a sandbox that has gone comes on another way than its messages; so long it is waited for."""
 
 
 class SandboxFailed(CommError):
@@ -103,11 +105,11 @@ class Supervisor:
         server = await asyncio.start_unix_server(let_in, path)
         try:
             process = await self._start(folder, path)
-            self._own(self._keep_output(process))
+            output = self._own(self._keep_output(process))
             async with asyncio.timeout(self._limit):
                 reader = await self._meet(process, arrived)
                 server.close()
-                return await self._serve(reader, process)
+                return await self._serve(reader, output)
         except TimeoutError:
             raise SandboxFailed(f"the sandbox took over {self._limit:g} seconds and was ended") from None
         except FrameInvalid as error:
@@ -153,7 +155,7 @@ class Supervisor:
         await self._send(self._welcome())
         return reader
 
-    async def _serve(self, reader: asyncio.StreamReader, process: asyncio.subprocess.Process) -> Any:
+    async def _serve(self, reader: asyncio.StreamReader, output: asyncio.Task[Any]) -> Any:
         """Do what the sandbox asks for, in its order, until it has a result or the turn is stopped."""
         self._own(self._tell_stop())
         while True:
@@ -161,6 +163,7 @@ class Supervisor:
             if message is None:
                 if self.turn.stopped:
                     return None
+                await asyncio.wait([output], timeout=LAST_WORDS_SECONDS)
                 raise SandboxFailed(f"the sandbox ended without a result; its output: {self._said()}")
             kind = message.get("kind")
             if kind == "result":
@@ -197,6 +200,9 @@ class Supervisor:
     async def _reply(self, number: Any, work: Any) -> None:
         try:
             answer = await work
+        except SandboxFailed:
+            # Too much was said. It is not asked to agree: that would be its word, and may come or not.
+            raise
         except EnvelopeInvalid as error:
             answer = {"error": error.code, "field": error.field, "text": str(error)}
         except CommError as error:
@@ -293,10 +299,11 @@ class Supervisor:
             # It has gone: reading will tell.
             logger.debug("A sandbox of turn %s has gone", self.turn.turn_id)
 
-    def _own(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+    def _own(self, work: Any) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _keep_output(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None

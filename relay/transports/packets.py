@@ -19,7 +19,6 @@ BINARY_LIMIT = 1000
 """Binary arguments of one event; a message with more than its files allow is refused in our words below this."""
 WAITING_PACKETS = 512
 """Packets that wait for one client before its own messages are no longer read."""
-NOT_READING_SECONDS = 15.0
 CLOSE_SECONDS = 1.0
 """How long the end of the process waits for clients that do not read."""
 RESERVED = ("connect", "disconnect", "connect_error")
@@ -75,7 +74,7 @@ class BoundedEngine(engineio.AsyncServer):  # type: ignore[misc]
         waiting = self.sockets.get(sid)
         if waiting is not None and waiting.queue.qsize() >= WAITING_PACKETS:
             try:
-                await asyncio.wait_for(waiting.queue.join(), NOT_READING_SECONDS)
+                await asyncio.wait_for(waiting.queue.join(), relay_settings().NOT_READING_SECONDS)
             except TimeoutError:
                 logger.info("A client takes nothing of what waits for it and is disconnected")
                 await waiting.close(wait=False, abort=True, reason=self.reason.TRANSPORT_ERROR)

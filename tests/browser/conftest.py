@@ -8,9 +8,9 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.browser.chatpage import ChatPage
-from tests.journeys.conftest import server, start_server
+from tests.journeys.conftest import own_server, start_server
 
-__all__ = ["server", "start_server"]
+__all__ = ["own_server", "start_server"]
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = [

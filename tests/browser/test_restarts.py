@@ -11,8 +11,8 @@ from tests.servers import ServerProcess
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
 
-def test_a_reload_in_mid_answer_loses_nothing(server: ServerProcess, open_page: OpenPage) -> None:
-    chat = open_page(server.url, config=walking(600)).until_live()
+def test_a_reload_in_mid_answer_loses_nothing(own_server: ServerProcess, open_page: OpenPage) -> None:
+    chat = open_page(own_server.url, config=walking(600)).until_live()
     chat.attach("sales.csv", SALES)
     chat.say("What is in this file?")
     for delta in (300, 420):
@@ -28,31 +28,31 @@ def test_a_reload_in_mid_answer_loses_nothing(server: ServerProcess, open_page: 
     assert chat.answer_text() == streamed
 
 
-def test_a_draft_survives_a_reload(server: ServerProcess, open_page: OpenPage) -> None:
-    chat = open_page(server.url).until_live()
+def test_a_draft_survives_a_reload(own_server: ServerProcess, open_page: OpenPage) -> None:
+    chat = open_page(own_server.url).until_live()
     chat.message.fill("not sent yet")
     chat.page.reload()
     expect(chat.message).to_have_value("not sent yet")
 
 
-def test_a_drain_in_mid_answer_loses_nothing(server: ServerProcess, open_page: OpenPage) -> None:
-    chat = open_page(server.url, config=walking(400)).until_live()
+def test_a_drain_in_mid_answer_loses_nothing(own_server: ServerProcess, open_page: OpenPage) -> None:
+    chat = open_page(own_server.url, config=walking(400)).until_live()
     chat.say("Hello there")
     chat.until_walking()
-    server.terminate()
+    own_server.terminate()
     expect(chat.connection).to_contain_text("The server is restarting")
-    server.wait()
+    own_server.wait()
     seen = len(numbers_in(chat.answer_text()))
     assert 0 < seen < 300
-    server.start()
+    own_server.start()
     chat.until_live()
     chat.until("completed")
     assert is_whole(chat.answer_text(), 400)
     expect(chat.page.locator(".notice")).to_have_count(0)
 
 
-def test_a_draining_503_is_waited_out(server: ServerProcess, open_page: OpenPage) -> None:
-    chat = open_page(server.url, config=walking(50)).until_live()
+def test_a_draining_503_is_waited_out(own_server: ServerProcess, open_page: OpenPage) -> None:
+    chat = open_page(own_server.url, config=walking(50)).until_live()
     answers = iter([503, 503])
     body = {"status": "draining", "detail": "The server is restarting; try again in a moment."}
 
@@ -70,12 +70,14 @@ def test_a_draining_503_is_waited_out(server: ServerProcess, open_page: OpenPage
     assert is_whole(chat.answer_text(), 50)
 
 
-def test_a_message_to_a_server_that_is_away_goes_out_once(server: ServerProcess, open_page: OpenPage) -> None:
-    chat = open_page(server.url, config=walking(50)).until_live()
-    server.stop()
+def test_a_message_to_a_server_that_is_away_goes_out_once(
+    own_server: ServerProcess, open_page: OpenPage
+) -> None:
+    chat = open_page(own_server.url, config=walking(50)).until_live()
+    own_server.stop()
     chat.say("Hello there")
     expect(chat.last).to_contain_text("cannot be reached")
-    server.start()
+    own_server.start()
     chat.until_live()
     chat.until("completed")
     chat.page.reload()
@@ -105,14 +107,14 @@ def test_an_interrupted_turn_is_tried_again_only_by_hand(
     chat.until("stopped")
 
 
-def test_what_a_killed_server_lost_is_told(server: ServerProcess, open_page: OpenPage) -> None:
-    chat = open_page(server.url, config=walking(4000)).until_live()
+def test_what_a_killed_server_lost_is_told(own_server: ServerProcess, open_page: OpenPage) -> None:
+    chat = open_page(own_server.url, config=walking(4000)).until_live()
     chat.say("Hello there")
     chat.until_walking()
-    server.kill()
+    own_server.kill()
     expect(chat.connection).to_have_attribute("data-phase", "waiting")
     shown = len(numbers_in(chat.answer_text()))
-    server.start()
+    own_server.start()
     chat.until_live()
     expect(chat.page.locator(".notice")).to_contain_text("could not be recovered")
     chat.until("interrupted")

@@ -33,12 +33,30 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
 
 
 @pytest.fixture(params=["uvicorn", "daphne"])
-def any_server(request: pytest.FixtureRequest, start_server: StartServer) -> ServerProcess:
-    """A server of each kind."""
+def any_own_server(request: pytest.FixtureRequest, start_server: StartServer) -> ServerProcess:
+    """A server of each kind, for one test."""
     return start_server(server=request.param)
 
 
 @pytest.fixture
-def server(start_server: StartServer) -> ServerProcess:
-    """A server as `make run` starts it."""
+def own_server(start_server: StartServer) -> ServerProcess:
+    """A server as `make run` starts it, for one test, which may stop or kill it."""
     return start_server()
+
+
+@pytest.fixture(scope="module", params=["uvicorn", "daphne"])
+def any_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """A server of each kind, for all tests of a module: they leave it as it was."""
+    server = ServerProcess(tmp_path_factory.mktemp("shared"), server=request.param).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server as `make run` starts it, for all tests of a module: they leave it as it was."""
+    server = ServerProcess(tmp_path_factory.mktemp("shared")).start()
+    yield server
+    server.stop()

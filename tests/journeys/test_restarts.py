@@ -26,24 +26,24 @@ async def start_long_turn(client: ChatClient, stream, deltas: int = 400) -> dict
     return ack
 
 
-async def test_sigterm_in_mid_answer_loses_nothing(any_server: ServerProcess) -> None:
-    async with ChatClient(any_server.url) as client:
+async def test_sigterm_in_mid_answer_loses_nothing(any_own_server: ServerProcess) -> None:
+    async with ChatClient(any_own_server.url) as client:
         async with client.stream() as stream:
             ack = await start_long_turn(client, stream)
-            any_server.terminate()
+            any_own_server.terminate()
             tail = await stream.rest()
         assert tail[-1].event == "server_shutdown"
         assert tail[-1].data["reason"] == "draining"
         assert tail[-1].id is None
         assert tail[-1].retry == tail[-1].data["retry_after_ms"] >= 1000
-        await asyncio.to_thread(any_server.wait)
-        any_server.start()
+        await asyncio.to_thread(any_own_server.wait)
+        any_own_server.start()
         async with client.stream(last_event_id=stream.last_event_id) as again:
             assert again.received[0].data["resume"]["outcome"] == "replayed"
             assert again.received[0].data["resume"]["source"] == "archive"
             missed = await again.until_idle()
         fetched = await client.http.post(
-            f"{any_server.url}/api/cb/conversations/default/default/{ack['conversation_id']}/fetch",
+            f"{any_own_server.url}/api/cb/conversations/default/default/{ack['conversation_id']}/fetch",
             headers={"User-Session-ID": client.session_id or ""},
         )
     assert missed[-1].data["data"]["completion"] == "success"
@@ -74,14 +74,14 @@ async def test_a_turn_longer_than_the_grace_is_declared_interrupted(start_server
     assert fetched.json()["messages"][1]["content"] == text_of(stream.received) + text_of(missed)
 
 
-async def test_sigkill_in_mid_answer_is_told_and_the_turn_declared(server: ServerProcess) -> None:
-    async with ChatClient(server.url) as client:
+async def test_sigkill_in_mid_answer_is_told_and_the_turn_declared(own_server: ServerProcess) -> None:
+    async with ChatClient(own_server.url) as client:
         async with client.stream() as stream:
             ack = await start_long_turn(client, stream, deltas=4000)
-            server.kill()
+            own_server.kill()
             with pytest.raises((httpx.HTTPError, TimeoutError)):
                 await stream.rest()
-        server.start()
+        own_server.start()
         async with client.stream(last_event_id=stream.last_event_id) as again:
             assert again.received[0].data["resume"]["outcome"] == "reset"
             told = await again.until_idle()
@@ -90,7 +90,7 @@ async def test_sigkill_in_mid_answer_is_told_and_the_turn_declared(server: Serve
         assert [e.data["data"]["error_type"] for e in told if e.event == "chat_error"] == ["turn_interrupted"]
         rows = [
             json.loads(line)
-            for line in server.manage(
+            for line in own_server.manage(
                 "replay", "--turn", ack["turn_id"], "--speed", "0", "--to", "jsonl"
             ).split("\n")
             if line

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import uuid
 from pathlib import Path
 
 import httpx
@@ -195,12 +196,13 @@ async def test_a_second_server_on_the_same_database_is_refused(server: ServerPro
 
 
 async def test_query_tokens_stay_out_of_the_access_log(any_server: ServerProcess) -> None:
+    unique = str(uuid.uuid4())
     async with ChatClient(any_server.url) as client:
         response = await client.http.get(
-            f"{any_server.url}/sse/stream", params={"stream_id": "x" * 20, "bearer_token": "s3cr3t-token"}
+            f"{any_server.url}/sse/stream", params={"stream_id": unique, "bearer_token": "s3cr3t-token"}
         )
     assert response.status_code == 401
-    await aeventually(lambda: "/sse/stream" in any_server.output(), what="the access log line")
+    await aeventually(lambda: unique in any_server.output(), what="the access log line")
     assert "s3cr3t-token" not in any_server.output()
 
 

@@ -162,7 +162,7 @@ async def test_error_within_the_stream_is_told(server: ModelServer, talk: MakeLl
 async def test_server_that_falls_silent_times_out(
     server: ModelServer, talk: MakeLlmTalk, configure: Configure, begun: bool
 ) -> None:
-    configure(TIMEOUT_SECONDS=0.3)
+    configure(TIMEOUT_SECONDS=2.0)
 
     async def handler(exchange: Exchange) -> None:
         if begun:
