@@ -15,6 +15,10 @@ from .history import Position
 CONSUMER_GROUP = "recorders"
 RECORDED_PREFIXES = (SESSION_PREFIX, PROJECT_PREFIX)
 
+MOST_GAPS = 50_000
+"""Groups whose gaps are noted one by one; what the others miss is counted together, under OTHER_GROUPS."""
+OTHER_GROUPS = "*"
+
 ENTRY_BYTES = 100
 """What an entry costs in Redis beside its group, position and message: its id, the lengths, the pending list."""
 

@@ -109,6 +109,7 @@ class Lifecycle:
             await services.aclose_services()
             await get_hub().aclose()
             await sinks.aclose_sinks()
+            await layer.aclose()
             publisher.set_home_loop(None)
             await database_sync_to_async(self._ownership.release)()
             raise

@@ -1,10 +1,12 @@
 """A real Valkey in a process of the tests' own, that can be stopped, killed, frozen and started again."""
 
+import atexit
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import redis
@@ -102,3 +104,11 @@ class ValkeyProcess:
                 return bool(client.ping())
         except redis.RedisError:
             return False
+
+
+@cache
+def shared_valkey() -> ValkeyProcess:
+    """One server for the whole test process, for tests that do it no harm; it ends with the process."""
+    server = ValkeyProcess().start()
+    atexit.register(server.close)
+    return server

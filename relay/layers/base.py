@@ -5,6 +5,7 @@ The extension is called `history`. It applies to groups whose name begins with `
 handed to the group's channels in one atomic step. Other groups behave as the specification says.
 """
 
+import asyncio
 from typing import Any
 
 from channels.layers import BaseChannelLayer
@@ -64,5 +65,32 @@ class HistoryChannelLayer(BaseChannelLayer):
         """Wait for at least one message of a channel, then return all that are waiting."""
         raise NotImplementedError("receive_many() not implemented (history extension)")
 
+    async def resumed(self) -> None:
+        """Wait until the layer was cut off from its store and is connected again: something may be missing."""
+        await asyncio.get_running_loop().create_future()
+
     async def aclose(self) -> None:
         """Release what the layer holds in this process."""
+
+    # --- what only a layer with a store has ---------------------------------------------------------
+
+    async def recorder_lag(self) -> tuple[int, float] | None:
+        """Return how many messages the recorder has yet to commit, and the age of the oldest in seconds.
+
+        None where the layer keeps no stream for it.
+        """
+        return None
+
+    async def recorded_up_to_now(self, timeout_seconds: float) -> bool:
+        """Wait until the recorder has committed all that was sent before; False when it took too long."""
+        return True
+
+    async def tell_streams(self, streams: dict[str, bytes], seconds: float) -> None:
+        """Tell every process which streams are open here: id → what to know of it, empty when it has closed.
+
+        It is told for so many seconds; tell it again before they are over.
+        """
+
+    async def find_streams(self, stream_id: str, timeout_seconds: float) -> list[bytes]:
+        """Return what each process, this one too, told of a stream."""
+        return []

@@ -2,8 +2,7 @@
 
 import asyncio
 import re
-import secrets
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
 from time import monotonic
@@ -12,8 +11,9 @@ from channels.exceptions import ChannelFull
 
 from comm.history import LogSlice, Position
 
-from .base import HistoryChannelLayer, Message
+from .base import Message
 from .logs import GroupLog, GroupLogs
+from .mail import LocalMail, Mailbox
 
 MIB = 1024 * 1024
 
@@ -24,16 +24,10 @@ that a reader that keeps up misses nothing."""
 SECONDS_PER_LOOP_TURN = 0.001
 """The same in time, for groups with many members."""
 
-SWEEP_SECONDS = 1.0
-"""How often a send also looks for what nobody came for."""
-
-CHANNELS_SWEPT_AT_ONCE = 256
-"""Some 50 µs; the other channels wait for the next sweep."""
-
 _IMMUTABLE = frozenset({str, bytes, int, float, bool, type(None)})
 
 
-class MemoryChannelLayer(HistoryChannelLayer):
+class MemoryChannelLayer(LocalMail):
     """Channels' specification and the history contract, within one process and one event loop.
 
     Order: a group's positions, its log and what each channel receives agree, since nothing is awaited
@@ -58,13 +52,7 @@ class MemoryChannelLayer(HistoryChannelLayer):
         history_seconds: float = 600,
         history_total_bytes: int = 256 * MIB,
     ) -> None:
-        super().__init__(expiry=expiry, capacity=capacity)  # type: ignore[arg-type]
-        # get_capacity() of the base wants the compiled list under the name of the setting.
-        self.channel_capacity = self.compile_capacities(channel_capacity or {})  # type: ignore[assignment]
-        self.group_expiry = group_expiry
-        self._own_prefix_end = f".{secrets.token_hex(6)}!"
-        self._channels: dict[str, _Channel] = {}
-        self._groups: dict[str, dict[_Channel, float]] = {}
+        super().__init__(expiry, capacity, channel_capacity, group_expiry)
         self._logs = GroupLogs(
             count=history_count,
             log_bytes=history_bytes,
@@ -75,14 +63,6 @@ class MemoryChannelLayer(HistoryChannelLayer):
         self._sends_in_turn = 0
         self._turn_began = 0.0
         self._held_back: Counter[str] = Counter()
-        self._next_sweep = 0.0
-        self._unswept: list[_Channel] = []
-
-    # --- channels -----------------------------------------------------------------------------------
-
-    async def new_channel(self, prefix: str = "specific") -> str:
-        """Return the name of a channel that only this process receives from."""
-        return f"{prefix}{self._own_prefix_end}{secrets.token_hex(12)}"
 
     async def send(self, channel: str, message: Message) -> None:
         """Put a message on a channel; ChannelFull when its capacity is reached."""
@@ -94,71 +74,6 @@ class MemoryChannelLayer(HistoryChannelLayer):
         target = self._channels.get(channel) or self._open(channel)
         if not target.offer(now, now + self.expiry, _copier(message)(message)):
             raise ChannelFull(channel)
-
-    async def receive(self, channel: str) -> Message:
-        """Wait for the channel's next message. One message goes to one of several receivers."""
-        source = await self._filled(channel)
-        message = source.messages.popleft()[1]
-        self._close_if_unused(source)
-        return message
-
-    async def receive_many(self, channel: str) -> list[Message]:
-        """Wait for at least one message of a channel, then return all that are waiting, in order."""
-        source = await self._filled(channel)
-        now = monotonic()
-        messages = [message for expires_at, message in source.messages if expires_at > now]
-        source.messages.clear()
-        self._close_if_unused(source)
-        return messages
-
-    async def _filled(self, channel: str) -> "_Channel":
-        """Return the channel once it holds a message that has not expired."""
-        self.require_valid_channel_name(channel)
-        if "!" in channel:
-            assert self.non_local_name(channel).endswith(self._own_prefix_end), "another process's channel"
-        source = self._channels.get(channel) or self._open(channel)
-        source.received_at = monotonic()
-        while not source.drop_expired(monotonic()):
-            try:
-                await source.wait()
-            except BaseException:
-                self._close_if_unused(source)
-                raise
-        return source
-
-    def _open(self, name: str) -> "_Channel":
-        self.require_valid_channel_name(name)
-        channel = self._channels[name] = _Channel(name, self.get_capacity(name))
-        return channel
-
-    def _close_if_unused(self, channel: "_Channel") -> None:
-        if not (channel.messages or channel.receivers or channel.groups):
-            self._channels.pop(channel.name, None)
-
-    # --- groups -------------------------------------------------------------------------------------
-
-    async def group_add(self, group: str, channel: str) -> None:
-        """Make a channel a member; again is nothing but a renewal."""
-        self.require_valid_group_name(group)
-        member = self._channels.get(channel) or self._open(channel)
-        self._groups.setdefault(group, {})[member] = monotonic()
-        member.groups.add(group)
-
-    async def group_discard(self, group: str, channel: str) -> None:
-        """End a membership; harmless when there is none."""
-        self.require_valid_group_name(group)
-        self.require_valid_channel_name(channel)
-        member = self._channels.get(channel)
-        if member is not None:
-            self._remove(group, member)
-
-    def _remove(self, group: str, member: "_Channel") -> None:
-        members = self._groups.get(group)
-        if members is not None and members.pop(member, None) is not None:
-            member.groups.discard(group)
-            if not members:
-                del self._groups[group]
-            self._close_if_unused(member)
 
     async def group_send(self, group: str, message: Message) -> Position | None:  # type: ignore[override]
         """Send to every channel of the group; return the position where the group has a history.
@@ -194,28 +109,19 @@ class MemoryChannelLayer(HistoryChannelLayer):
     def _hand_over(
         self,
         group: str,
-        members: "dict[_Channel, float]",
+        members: dict[Mailbox, float],
         message: Message,
         copy: Callable[[Message], Message],
         position: Position | None,
         now: float,
     ) -> None:
         expires_at = now + self.expiry
-        too_old = now - self.group_expiry
-        gone = []
-        for member, joined_at in members.items():
-            if joined_at < too_old:
-                if not member.lives(now - self.expiry):
-                    gone.append(member)
-                    continue
-                members[member] = now
+        for member in self._members(group, members, now):
             mine = copy(message)
             if position is not None:
                 mine["group"] = group
                 mine["position"] = position
             member.offer(now, expires_at, mine)
-        for member in gone:
-            self._remove(group, member)
 
     async def _let_others_run(self, group: str) -> float:
         """Yield to the loop once; return the time then. Later calls for the group queue up behind."""
@@ -272,106 +178,16 @@ class MemoryChannelLayer(HistoryChannelLayer):
 
     async def flush(self) -> None:
         """Forget every message, group and log; who waits in `receive` goes on waiting."""
-        self._groups.clear()
         self._logs.clear()
-        self._unswept.clear()
-        for channel in list(self._channels.values()):
-            channel.groups.clear()
-            channel.messages.clear()
-            self._close_if_unused(channel)
+        self._forget_mail()
 
     async def aclose(self) -> None:
         """Release what the layer holds in this process."""
         await self.flush()
 
     def _sweep(self, now: float) -> None:
-        """Drop what nobody came for: expired messages with their dead channels, and idle logs.
-
-        A bounded part of it each time; a send finds due what the last one left.
-        """
-        self._next_sweep = now + SWEEP_SECONDS
         self._logs.sweep(now)
-        if not self._unswept:
-            self._unswept = list(self._channels.values())
-        for _ in range(min(CHANNELS_SWEPT_AT_ONCE, len(self._unswept))):
-            self._bury_if_dead(self._unswept.pop(), now)
-
-    def _bury_if_dead(self, channel: "_Channel", now: float) -> None:
-        if channel.lives(now - self.expiry):
-            return
-        waiting = len(channel.messages)
-        channel.drop_expired(now)
-        if len(channel.messages) < waiting:
-            # Nobody came for a message in time: as the specification has it, the channel leaves its groups.
-            for group in list(channel.groups):
-                self._remove(group, channel)
-        else:
-            for group in list(channel.groups):
-                if self._groups[group][channel] < now - self.group_expiry:
-                    self._remove(group, channel)
-        self._close_if_unused(channel)
-
-
-class _Channel:
-    """The messages that wait in one channel, each with its end, and the receivers that wait for them."""
-
-    __slots__ = ("_waiters", "capacity", "groups", "messages", "name", "received_at", "receivers")
-
-    def __init__(self, name: str, capacity: int) -> None:
-        self.name = name
-        self.capacity = capacity
-        self.messages: deque[tuple[float, Message]] = deque()
-        self.groups: set[str] = set()
-        self.receivers = 0
-        self.received_at = float("-inf")
-        self._waiters: deque[asyncio.Future[None]] = deque()
-
-    def lives(self, since: float) -> bool:
-        """Tell whether somebody receives, or did so since then."""
-        return self.receivers > 0 or self.received_at >= since
-
-    def offer(self, now: float, expires_at: float, message: Message) -> bool:
-        """Take a message unless the channel is full."""
-        messages = self.messages
-        if len(messages) >= self.capacity:
-            self.drop_expired(now)
-            if len(messages) >= self.capacity:
-                return False
-        messages.append((expires_at, message))
-        if self._waiters:
-            self._wake_one()
-        return True
-
-    def drop_expired(self, now: float) -> bool:
-        """Drop the messages whose time is over; tell whether any is left."""
-        messages = self.messages
-        while messages and messages[0][0] <= now:
-            messages.popleft()
-        return bool(messages)
-
-    async def wait(self) -> None:
-        """Wait until a message may be there. It stays where it is: a cancelled receiver takes none along."""
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        self.receivers += 1
-        try:
-            await waiter
-        except BaseException:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-            elif self.messages:
-                # It was woken for a message that another receiver must now hear of.
-                self._wake_one()
-            raise
-        finally:
-            self.receivers -= 1
-
-    def _wake_one(self) -> None:
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
+        super()._sweep(now)
 
 
 def _copier(message: Message) -> Callable[[Message], Message]:

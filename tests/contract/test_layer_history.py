@@ -17,6 +17,9 @@ from tests.waiting import aeventually
 GROUP = session_group("one")
 OTHER = session_group("two")
 
+bounds_all_logs = pytest.mark.parametrize("make_layer", ["memory"], indirect=True)
+"""For layers that bound all logs together. On Redis its `maxmemory` does so: tests/relay/layers/test_redis_store.py."""
+
 
 def numbered(n: object, **more: Any) -> dict[str, Any]:
     """A message that looks like those of the publisher, with a number."""
@@ -288,6 +291,7 @@ async def test_a_log_forgets_entries_by_age(make_layer: LayerFactory) -> None:
     assert (await layer.group_send(GROUP, numbered(3))) == Position(positions[0].epoch, 4)
 
 
+@bounds_all_logs
 async def test_all_logs_are_bounded_and_the_longest_unused_gives_way(make_layer: LayerFactory) -> None:
     layer = await make_layer(history_total_bytes=200_000)
     groups = [session_group(f"session-{n}") for n in range(10)]
@@ -299,6 +303,7 @@ async def test_all_logs_are_bounded_and_the_longest_unused_gives_way(make_layer:
     assert 10 <= sum(kept.values()) <= 20
 
 
+@bounds_all_logs
 async def test_a_log_that_is_written_to_does_not_give_way_to_idle_ones(make_layer: LayerFactory) -> None:
     layer = await make_layer(history_total_bytes=200_000)
     busy = await emit(layer, 1, body=bytes(10_000))
@@ -310,6 +315,7 @@ async def test_a_log_that_is_written_to_does_not_give_way_to_idle_ones(make_laye
     assert (await layer.group_read(GROUP, busy[-5], 100)).reaches(busy[-5])
 
 
+@bounds_all_logs
 async def test_a_joined_log_that_gave_way_goes_on_counting(make_layer: LayerFactory) -> None:
     layer = await make_layer(history_total_bytes=100_000)
     channel = await layer.new_channel()

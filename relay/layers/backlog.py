@@ -1,0 +1,46 @@
+"""What the recorder has yet to commit: how much, how old, and waiting for it."""
+
+import asyncio
+
+from .link import Link, RedisAway, command
+
+LOOK_SECONDS = 0.05
+
+
+class Backlog:
+    """The recorder stream, looked at from the layer's side; an entry leaves it when it is committed."""
+
+    def __init__(self, stream: str) -> None:
+        self._stream = stream
+
+    async def lag(self, link: Link) -> tuple[int, float]:
+        """Return how many entries there are, and the age of the oldest in seconds by the clock of Redis."""
+        count, oldest, (seconds, micros) = await asyncio.gather(
+            link.ask(command("XLEN", self._stream)),
+            link.ask(command("XRANGE", self._stream, "-", "+", "COUNT", 1)),
+            link.ask(command("TIME")),
+        )
+        if not oldest:
+            return 0, 0.0
+        since = int(oldest[0][0].partition(b"-")[0]) / 1000
+        return count, max(0.0, int(seconds) + int(micros) / 1e6 - since)
+
+    async def worked_off(self, link: Link, timeout_seconds: float) -> bool:
+        """Wait until everything that is there now has gone; False when that took too long, or Redis is away."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                newest = await self._entry_id(link, "XREVRANGE", "+", "-")
+                while newest and (oldest := await self._entry_id(link, "XRANGE", "-", "+")):
+                    if oldest > newest:
+                        break
+                    await asyncio.sleep(LOOK_SECONDS)
+        except (TimeoutError, RedisAway):
+            return False
+        return True
+
+    async def _entry_id(self, link: Link, *how: str) -> tuple[int, int] | None:
+        found = await link.ask(command(how[0], self._stream, *how[1:], "COUNT", 1))
+        if not found:
+            return None
+        epoch, _, seq = found[0][0].partition(b"-")
+        return int(epoch), int(seq)

@@ -1,0 +1,197 @@
+"""What a process sends through Redis: in the order of the calls, many in one script call, each exactly once."""
+
+import asyncio
+import time
+from collections import deque
+from struct import iter_unpack
+from typing import Any
+
+from comm.history import Position
+
+from .link import Call, Link, RedisAway
+from .scripts import Script
+
+MESSAGES_AT_ONCE = 128
+"""Messages in one call of the script, which stands in everybody's way for some 10 µs each."""
+BYTES_AT_ONCE = 1024 * 1024
+GRACE_SECONDS = 1.0
+"""How long after its time limit an answer may still come: Redis takes nothing after the limit."""
+PLACES_REMEMBERED = 2048
+"""At least so many groups, those sent to last, have their last position known to this process."""
+PLACE_BYTES = 16
+
+
+class Outgoing:
+    """One message on its way, and who waits for its position."""
+
+    __slots__ = ("deadline", "future", "name", "packed")
+
+    def __init__(
+        self, name: bytes, packed: bytes, deadline: float, future: "asyncio.Future[Position | None]"
+    ) -> None:
+        self.name = name
+        self.packed = packed
+        self.deadline = deadline
+        self.future = future
+
+
+class Sender:
+    """Sends messages over a link, one batch at a time; what is called meanwhile makes up the next one.
+
+    One batch under way keeps the order of calls whatever happens to the wire, and lets a batch be repeated:
+    Redis knows the number of the last one it took, and what became of it. A batch also carries its time
+    limit by Redis' clock, so a message whose sender was told that it failed is not taken later.
+
+    Names begin with a letter for the script: `r` (numbered, kept, recorded), `h` (numbered, kept), `p`
+    (recorded), `g` (only published).
+    """
+
+    def __init__(self, sender_id: str, script: Script) -> None:
+        self._places: dict[bytes, bytes] = {}
+        self._older_places: dict[bytes, bytes] = {}
+        self._sender_id = sender_id
+        self._script = script
+        self._queue: deque[Outgoing] = deque()
+        self._batch: Batch | None = None
+        self._number = time.time_ns() // 1_000_000
+        self._ahead_ms = 0.0
+        """The clock of Redis, in ms, minus the loop's."""
+
+    def set_clock(self, redis_ms: int, loop_seconds: float) -> None:
+        """Take note of what Redis' clock says at a time of the loop's."""
+        self._ahead_ms = redis_ms - loop_seconds * 1000
+
+    def send(self, link: Link, name: bytes, packed: bytes) -> Outgoing:
+        """Send a message; the future brings its position, or RedisAway when it was not taken."""
+        loop = link.loop
+        item = Outgoing(name, packed, loop.time() + link.timeout_seconds, loop.create_future())
+        self._queue.append(item)
+        if self._batch is None:
+            link.flush_soon()
+        return item
+
+    def pump(self, link: Link) -> None:
+        """Put the next batch on the link when none is under way."""
+        if self._batch is not None or not self._queue:
+            return
+        items: list[Outgoing] = []
+        size = 0
+        queue = self._queue
+        while queue and len(items) < MESSAGES_AT_ONCE and size < BYTES_AT_ONCE:
+            item = queue.popleft()
+            if not item.future.done():
+                items.append(item)
+                size += len(item.packed)
+        if items:
+            self._number += 1
+            self._batch = Batch(self, link, items, self._encoded(items))
+            link.send(self._batch)
+
+    def _encoded(self, items: list[Outgoing]) -> bytes:
+        """Return the script's call: who sends, which batch, until when, and name and message of each."""
+        until_ms = int(items[0].deadline * 1000 + self._ahead_ms)
+        parts = [
+            b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n0\r\n" % (6 + 2 * len(items), self._script.digest),
+            *(
+                b"$%d\r\n%b\r\n" % (len(text), text)
+                for text in (self._sender_id.encode(), b"%d" % self._number, b"%d" % until_ms)
+            ),
+        ]
+        for item in items:
+            parts.append(
+                b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(item.name), item.name, len(item.packed), item.packed)
+            )
+        return b"".join(parts)
+
+    def taken(self, link: Link, items: list[Outgoing], reply: bytes) -> None:
+        """The batch's answer: tell each sender its position."""
+        self._batch = None
+        if self._queue:
+            link.flush_soon()
+        places = self._places
+        for number, (item, (epoch, seq)) in enumerate(zip(items, iter_unpack(">QQ", reply), strict=True)):
+            if epoch:
+                places[item.name[1:]] = reply[PLACE_BYTES * number : PLACE_BYTES * (number + 1)]
+            if not item.future.done():
+                item.future.set_result(Position(epoch, seq) if epoch else None)
+        if len(places) > PLACES_REMEMBERED:
+            self._older_places, self._places = places, {}
+
+    def too_late(self, link: Link, items: list[Outgoing], redis_ms: int) -> None:
+        """Redis took none of a batch, since its time was over; whoever has time left is sent again."""
+        self.set_clock(redis_ms, link.loop.time())
+        self.again(link, items)
+
+    def again(self, link: Link, items: list[Outgoing]) -> None:
+        """Send what somebody still waits for once more, before all else."""
+        self._batch = None
+        now = link.loop.time()
+        for item in reversed(items):
+            if item.deadline > now:
+                self._queue.appendleft(item)
+            elif not item.future.done():
+                item.future.set_exception(RedisAway(f"Redis at {link.address} did not answer in time"))
+        link.flush_soon()
+
+    def failed(self, link: Link, items: list[Outgoing], error: Exception) -> None:
+        """Redis refused a batch, or the link is closed."""
+        self._batch = None
+        for item in items:
+            if not item.future.done():
+                item.future.set_exception(error)
+        if self._queue:
+            link.flush_soon()
+
+    def give_up(self, link: Link, now: float) -> None:
+        """Tell the senders whose time is over; Redis refuses their batch when it comes to it."""
+        under_way = self._batch.items if self._batch is not None else ()
+        for item in under_way:
+            if item.deadline + GRACE_SECONDS < now and not item.future.done():
+                item.future.set_exception(link.away())
+        while self._queue and (self._queue[0].deadline < now or self._queue[0].future.done()):
+            item = self._queue.popleft()
+            if not item.future.done():
+                item.future.set_exception(link.away())
+
+    def close(self, error: Exception) -> None:
+        """Fail whatever waits."""
+        for item in self._queue:
+            if not item.future.done():
+                item.future.set_exception(error)
+        self._queue.clear()
+
+    def places(self) -> dict[bytes, bytes]:
+        """Group → the newest place that this process was given in it: epoch and seq, 8 bytes each."""
+        return {**self._older_places, **self._places}
+
+    def remember(self, places: dict[bytes, bytes]) -> None:
+        """Go on from what another sender of this process knew."""
+        self._older_places = places
+
+    def withdraw(self, item: Outgoing) -> bool:
+        """Take back a message that has not been written; tell whether it was."""
+        if item in self._queue:
+            self._queue.remove(item)
+            return True
+        return False
+
+
+class Batch(Call):
+    """Messages that go in one call of the script."""
+
+    __slots__ = ("_link", "_sender", "items")
+
+    def __init__(self, sender: Sender, link: Link, items: list[Outgoing], data: bytes) -> None:
+        super().__init__(data, float("inf"), script=sender._script)
+        self.items = items
+        self._sender = sender
+        self._link = link
+
+    def answer(self, reply: Any) -> None:
+        if reply.startswith(b"LATE"):
+            self._sender.too_late(self._link, self.items, int(reply.split()[1]))
+        else:
+            self._sender.taken(self._link, self.items, reply)
+
+    def fail(self, error: Exception) -> None:
+        self._sender.failed(self._link, self.items, error)
