@@ -11,6 +11,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 django_application = get_asgi_application()
 
 from relay import lifecycle  # noqa: E402 - Django must be set up first
+from relay.pacing import paced  # noqa: E402
 from relay.routing import NoSuchSocket, bounded, mounted  # noqa: E402
 from relay.transports.chatbot import ChatbotConsumer, chatbot_streams  # noqa: E402
 from relay.transports.socketio import SocketIoTransport  # noqa: E402
@@ -44,6 +45,7 @@ routes = ProtocolTypeRouter(
 )
 
 
+@paced
 async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
     """Answer lifespan ourselves (Channels' router rejects it), and everything else by protocol and path."""
     if scope["type"] == "lifespan":

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
-from comm.history import Position
+from comm.history import Entry, Position
 
 from . import stepping
 from .conf import relay_settings
@@ -335,16 +335,20 @@ class Peer:
         """Write the history from the cursor on, as the socket takes it, until the hub's position is reached."""
         if before is not None:
             await before
+        at_once = relay_settings().PULL_ENTRIES
         while self.state is State.PULLING:
             if self._queue:
                 await self._wire.write(self._take_queue())
-            replay = await read_after(self.session_id, self.cursor, relay_settings().PULL_ENTRIES)
+            replay = await read_after(self.session_id, self.cursor, at_once)
             if isinstance(replay, Lost):
                 self._tell_reset(replay)
             elif replay.entries:
-                frames = [Frame.of(entry.message, entry.position) for entry in replay.entries]
+                # What is too much to wait for this socket is read again when its turn comes.
+                frames = _up_to(self._limit, replay.entries)
+                at_once = min(relay_settings().PULL_ENTRIES, 2 * len(frames))
+                del replay
                 await self._write_frames(frames, merge)
-                self.cursor = replay.entries[-1].position
+                self.cursor = frames[-1].position or self.cursor
             elif self.cursor >= self._tail():
                 self._base = self.cursor
                 self.state = State.LIVE
@@ -366,6 +370,18 @@ class Peer:
         self.cursor = lost.restart
         notice = reset_notice(self.cursor, self._tail())
         self._queue += self._wire.ready(self, notice, self.cursor)
+
+
+def _up_to(size: int, entries: Sequence[Entry]) -> list[Frame]:
+    """Return the first entries as frames: as many as fit into this many bytes, and at least one."""
+    frames: list[Frame] = []
+    for entry in entries:
+        frame = Frame.of(entry.message, entry.position)
+        size -= len(frame.body)
+        if frames and size < 0:
+            break
+        frames.append(frame)
+    return frames
 
 
 def reset_notice(start: Position, tail: Position) -> dict[str, Any]:

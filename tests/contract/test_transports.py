@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.clients import text_of
-from tests.contract.transports import TRANSPORTS, Receiver, StuckSocket
+from tests.contract.transports import TRANSPORTS, Receiver
 from tests.servers import ServerProcess
 from tests.waiting import aeventually, eventually
 
@@ -201,85 +201,6 @@ async def test_a_position_of_another_session_opens_nothing_of_it(open_stream: Op
             assert mine.ready["resume"]["outcome"] == "reset"
             await mine.play({"text": "own"})
             assert text_of(await mine.until("idle")) == "own0 "
-
-
-# --- slow readers -------------------------------------------------------------------------------------------
-
-WARM_TURNS, SLOW_TURNS, SLOW_EVENTS, SLOW_SIZE = 14, 12, 500, 6000
-"""Some 3 MB a turn: after two, the sockets and the log are full."""
-
-
-def rss_mib(server: ServerProcess) -> float:
-    assert server.process is not None
-    pages = int(Path(f"/proc/{server.process.pid}/statm").read_text(encoding="ascii").split()[1])
-    return pages * 4 / 1024
-
-
-async def read_stuck_websocket(url: str, session_id: str, go: asyncio.Event, opened: asyncio.Event) -> str:
-    text, turns = "", 0
-    async with StuckSocket(url).websocket(
-        "/ws/stream", stream_id="stuck-reader-0001", user_session_id=session_id
-    ) as ws:
-        opened.set()
-        await go.wait()
-        async for frame in ws:
-            event = json.loads(frame)
-            if event.get("event") == "chat_delta":
-                text += event["data"]["delta"]["text"]
-            turns += event.get("event") == "conv_status" and "completion" in event["data"]["data"]
-            if turns == SLOW_TURNS:
-                return text
-    return text
-
-
-async def read_stuck_socketio(url: str, session_id: str, go: asyncio.Event, opened: asyncio.Event) -> str:
-    text, turns = "", 0
-    async with StuckSocket(url).websocket("/socket.io/", EIO="4", transport="websocket") as ws:
-        assert str(await ws.recv()).startswith("0{")
-        await ws.send("40" + json.dumps({"user_session_id": session_id}))
-        while not str(await ws.recv()).startswith('42["ready"'):
-            pass
-        opened.set()
-        await go.wait()
-        async for frame in ws:
-            packet = str(frame)
-            if packet == "2":
-                await ws.send("3")
-            if not packet.startswith("42"):
-                continue
-            event, data = json.loads(packet[2:])
-            if event == "chat_delta":
-                text += data["delta"]["text"]
-            turns += event == "conv_status" and "completion" in data["data"]
-            if turns == SLOW_TURNS:
-                return text
-    return text
-
-
-@pytest.mark.parametrize("read", [read_stuck_websocket, read_stuck_socketio])
-async def test_a_reader_that_stops_reading_costs_little_and_loses_no_text(tmp_path: Path, read: Any) -> None:
-    server = ServerProcess(tmp_path, env=ENV).start()
-    go, opened = asyncio.Event(), asyncio.Event()
-    try:
-        async with TRANSPORTS["sse"](server.url) as fast:
-            for _ in range(WARM_TURNS):
-                await fast.play({"text": "warm", "times": SLOW_EVENTS, "size": SLOW_SIZE})
-                await fast.until("idle", timeout=60)
-            before = rss_mib(server)
-            stuck = asyncio.create_task(read(server.url, fast.session_id, go, opened))
-            await opened.wait()
-            whole = ""
-            for number in range(SLOW_TURNS):
-                await fast.play({"text": f"turn{number}.", "times": SLOW_EVENTS, "size": SLOW_SIZE})
-                whole += text_of(await fast.until("idle", timeout=60))
-            grown = rss_mib(server) - before
-            go.set()
-            slow = await asyncio.wait_for(stuck, 60)
-    finally:
-        server.stop()
-    assert slow == whole
-    waiting = SLOW_TURNS * SLOW_EVENTS * SLOW_SIZE / 2**20
-    assert grown < 0.6 * waiting, f"{grown:.0f} MiB for {waiting:.0f} MiB that wait"
 
 
 # --- going --------------------------------------------------------------------------------------------------

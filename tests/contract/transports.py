@@ -2,11 +2,9 @@
 
 import asyncio
 import json
-import socket
 import uuid
 from abc import ABC, abstractmethod
 from typing import Any
-from urllib.parse import urlencode, urlsplit
 
 import engineio.payload
 import httpx
@@ -232,25 +230,4 @@ TRANSPORTS: dict[str, type[Receiver]] = {
 }  # fmt: skip
 
 
-# --- a reader that does not read ------------------------------------------------------------------------------
-
-
-class StuckSocket:
-    """A connection with small buffers that opens a stream by hand and reads nothing until it is told to."""
-
-    def __init__(self, url: str) -> None:
-        where = urlsplit(url)
-        self.socket = socket.socket()
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
-        self.address = (str(where.hostname), int(where.port or 80))
-
-    def websocket(self, path: str, **query: str) -> ClientConnection | Any:
-        """Return a WebSocket over this socket, for `await`."""
-        self.socket.connect(self.address)
-        self.socket.setblocking(False)
-        url = f"ws://{self.address[0]}:{self.address[1]}{path}?{urlencode(query)}"
-        # One message at a time is taken from the socket: whoever does not ask for it leaves it there.
-        return connect(url, sock=self.socket, max_size=None, max_queue=1, ping_interval=None)
-
-
-__all__ = ["TRANSPORTS", "Receiver", "StuckSocket", "websockets"]
+__all__ = ["TRANSPORTS", "Receiver", "websockets"]
