@@ -23,8 +23,10 @@ def check_comm_settings(**kwargs: Any) -> list[CheckMessage]:
         *conf.EVENT_FILTERS,
         *conf.SINKS,
         *conf.SERVICES,
+        *conf.WORKER_SERVICES,
         *conf.TURN_OBSERVERS.values(),
         conf.ARCHIVE,
+        *filter(None, [conf.TURN_QUEUE]),
     ]:
         try:
             import_string(path)

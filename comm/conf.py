@@ -28,14 +28,20 @@ class CommSettings(NamedTuple):
     SINKS: Sequence[str] = ()
     ARCHIVE: str = "comm.archive.Archive"
     SERVICES: Sequence[str] = ()
+    """What else runs with a serving process."""
+    WORKER_SERVICES: Sequence[str] = ()
+    """What else runs with a worker."""
 
     TURN_OBSERVERS: Mapping[str, str] = {"chatbot": "comm.chatbot.feed.ChatbotFeed"}
     """Channel of a message → dotted path of a comm.turns.observing.TurnObserver that sees its turns."""
+    TURN_QUEUE: str = ""
+    """Dotted path of the comm.turns.queue.TurnQueue that hands turns to workers; empty: who serves runs them."""
     TURN_LEASE_SECONDS: float = 12.0
     """A dead process's turn is declared within this plus one sweep: under 15 s."""
-    TURN_RENEW_SECONDS: float = 3.0
-    """Four tries in one lease: one slow database write does not cost a turn."""
-    TURN_SWEEP_SECONDS: float = 2.0
+    TURN_RENEW_SECONDS: float = 1.0
+    """Often, so that a database that is away for 10 s costs no turn: what is left of a lease is over 10 s then."""
+    TURN_SWEEP_SECONDS: float = 1.0
+    """Two indexed statements each time."""
     TURN_CONCURRENCY: int = 64
     """Turns that one process runs at once; more wait as accepted rows."""
     STOP_GRACE_SECONDS: float = 2.0

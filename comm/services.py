@@ -1,10 +1,9 @@
-"""What else runs with the serving process: services named in `COMM["SERVICES"]`."""
+"""What else runs with a process: services named in `COMM["SERVICES"]`, for a worker in `COMM["WORKER_SERVICES"]`."""
 
 import logging
+from collections.abc import Sequence
 
 from django.utils.module_loading import import_string
-
-from .conf import comm_settings
 
 logger = logging.getLogger(__name__)
 
@@ -22,11 +21,11 @@ class Service:
 _active: list[Service] = []
 
 
-async def start_services() -> None:
-    """Start the services of the settings; harmless when they run already."""
+async def start_services(paths: Sequence[str]) -> None:
+    """Start the services of these dotted paths; harmless when some run already."""
     if _active:
         return
-    for path in comm_settings().SERVICES:
+    for path in paths:
         service: Service = import_string(path)()
         await service.start()
         _active.append(service)

@@ -7,6 +7,7 @@ lists them all. With no environment at all this is a development server: one pro
 from pathlib import Path
 
 import environ
+from django.core.exceptions import ImproperlyConfigured
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -90,6 +91,24 @@ if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
         "transaction_mode": "IMMEDIATE",
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     }
+ON_POSTGRESQL = DATABASES["default"]["ENGINE"].endswith("postgresql")
+if ON_POSTGRESQL:
+    # procrastinate keeps the turns that wait for workers as jobs; its tables are migrated, its admin shows them.
+    INSTALLED_APPS.append("procrastinate.contrib.django")
+    PROCRASTINATE_IMPORT_PATHS = ["project.tasks"]
+    PROCRASTINATE_AUTODISCOVER_MODULE_NAME = None
+    # A server that is gone without a word is given up in seconds, not in the kernel's quarter of an hour; what the
+    # URL says goes first. A process that stands still in mid-transaction must not hold its locks for longer than
+    # the lease of the turns that wait for them.
+    DATABASES["default"]["OPTIONS"] = {
+        "connect_timeout": 5,
+        "tcp_user_timeout": 8000,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 2,
+        "options": "-c idle_in_transaction_session_timeout=8s",
+        **DATABASES["default"].get("OPTIONS", {}),
+    }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # --- people ---------------------------------------------------------------------------------------
@@ -148,7 +167,12 @@ CORS_EXPOSE_HEADERS = ["X-Session-ID", "X-User-Type", "Retry-After"]
 # Redis or Valkey: with it, any number of processes are one house; without, there is one process.
 REDIS_URL = env.str("REDIS_URL", default="")
 REDIS_PREFIX = env.str("REDIS_PREFIX", default="backchannel")
-ON_POSTGRESQL = DATABASES["default"]["ENGINE"].endswith("postgresql")
+# Who runs turns: the processes that serve (embedded), or workers (`manage.py runturns`). A fleet has workers.
+TURNS = env.str("TURNS", default="workers" if REDIS_URL and ON_POSTGRESQL else "embedded")
+if TURNS not in ("embedded", "workers"):
+    raise ImproperlyConfigured(f"TURNS is {TURNS!r}; it must be embedded or workers")
+if TURNS == "workers" and not (REDIS_URL and ON_POSTGRESQL):
+    raise ImproperlyConfigured("TURNS=workers needs REDIS_URL and a DATABASE_URL of PostgreSQL")
 MEMORY_LAYER = {
     "default": {
         "BACKEND": "relay.layers.memory.MemoryChannelLayer",
@@ -202,6 +226,9 @@ COMM = {
     "FIREWALL": env.json("FIREWALL", default={}),
     "SINKS": env.list("SINKS", default=["recorder.sink.RecorderSink"]),
     "SERVICES": env.list("SERVICES", default=["recorder.desk.ReplayDesk", "comm.events.EventManagerService"]),
+    # Of the services a worker needs only what ends with the process: replays are shown by who serves.
+    "WORKER_SERVICES": ["comm.events.EventManagerService"],
+    "TURN_QUEUE": "project.tasks.JobQueue" if TURNS == "workers" else "",
     "ARCHIVE": env.str("ARCHIVE", default="recorder.archive.RecordedArchive"),
     "TURN_CONCURRENCY": env.int("TURN_CONCURRENCY", default=64),
     "DRAIN_GRACE_SECONDS": env.float("DRAIN_GRACE_SECONDS", default=10.0),

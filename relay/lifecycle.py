@@ -7,13 +7,10 @@ is flushed. `project/asgi.py` calls `start()`; on a server without lifespan, wit
 
 import asyncio
 import contextlib
-import contextvars
 import logging
 import os
 import signal
-import threading
 from collections.abc import Awaitable, Callable
-from types import FrameType
 from typing import Any, Protocol
 
 from channels.db import database_sync_to_async
@@ -21,7 +18,10 @@ from channels.db import database_sync_to_async
 from comm import publisher, services, sinks
 from comm.bundles.registry import aclose_bundles, load_bundles
 from comm.conf import comm_settings
-from comm.turns.runner import TurnRunner, get_runner, set_runner
+from comm.processes import SignalHook
+from comm.turns.queue import turn_queue
+from comm.turns.runner import TurnRunner
+from comm.turns.sweeper import TurnSweeper
 
 from .collecting import Collector
 from .conf import relay_settings
@@ -32,8 +32,6 @@ from .logs import redact_query_tokens
 from .ownership import AlreadyServed, Ownership
 
 logger = logging.getLogger(__name__)
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Closable(Protocol):
@@ -53,6 +51,8 @@ class Lifecycle:
         self._stopped = False
         self._ownership = Ownership()
         self._hook: SignalHook | None = None
+        self._runner: TurnRunner | None = None
+        self._sweeper: TurnSweeper | None = None
         self._closables: list[Closable] = []
         self._collector = Collector(lambda: get_hub().delivered)
 
@@ -77,7 +77,7 @@ class Lifecycle:
     @property
     def running_turns(self) -> int:
         """How many turns run here; none before the start."""
-        return get_runner().running if self._hook is not None else 0
+        return self._runner.running if self._runner is not None else 0
 
     async def aclose(self) -> None:
         """Stop everything that runs; the last step of a drain, and of a server that stops without one."""
@@ -87,7 +87,7 @@ class Lifecycle:
         self.draining = True
         await self._collector.aclose()
         await services.aclose_services()
-        await get_runner().aclose()
+        await self._aclose_turns()
         await aclose_bundles()
         await get_hub().aclose()
         for closable in self._closables:
@@ -107,6 +107,7 @@ class Lifecycle:
             await self._start_parts(layer)
         except BaseException:
             await services.aclose_services()
+            await self._aclose_turns()
             await get_hub().aclose()
             await sinks.aclose_sinks()
             await layer.aclose()
@@ -122,9 +123,20 @@ class Lifecycle:
         publisher.set_home_loop(asyncio.get_running_loop())
         await get_hub().start()
         await sinks.start_sinks()
-        await services.start_services()
-        set_runner(TurnRunner())
-        await get_runner().start(sole_owner=not layer.shared)
+        await services.start_services(comm_settings().SERVICES)
+        if turn_queue() is None:
+            self._runner = TurnRunner()
+            await self._runner.start(sole_owner=not layer.shared)
+        else:
+            # Workers run the turns; this process sees to it that none is forgotten, also when no worker lives.
+            self._sweeper = TurnSweeper()
+            await self._sweeper.start()
+
+    async def _aclose_turns(self) -> None:
+        for part in (self._runner, self._sweeper):
+            if part is not None:
+                await part.aclose()
+        self._runner = self._sweeper = None
 
     def _begin_drain(self, pass_on: Callable[[], None]) -> None:
         if self._drain is None:
@@ -138,7 +150,8 @@ class Lifecycle:
                 comm_settings().DRAIN_GRACE_SECONDS,
             )
             await _step(get_hub().say_goodbye(relay_settings().DRAIN_WINDOW_SECONDS))
-            await _step(get_runner().drain(comm_settings().DRAIN_GRACE_SECONDS))
+            if self._runner is not None:
+                await _step(self._runner.drain(comm_settings().DRAIN_GRACE_SECONDS))
             await _step(self.aclose())
             logger.info("Drained")
         finally:
@@ -151,40 +164,6 @@ async def _step(work: Awaitable[Any]) -> None:
     except Exception:
         # The remaining steps still save what they can, and the server must stop in the end.
         logger.exception("A step of the drain failed")
-
-
-class SignalHook:
-    """Comes before the server's own signal handlers: the first signal drains, the second stops at once."""
-
-    def __init__(self, begin: Callable[[Callable[[], None]], None]) -> None:
-        self._begin = begin
-        self._previous: dict[int, Any] = {}
-        self._signalled = False
-
-    def install(self) -> None:
-        """Put the hook before the present handlers; off the main thread (autoreload) there is none."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        self._loop = asyncio.get_running_loop()
-        for number in SIGNALS:
-            self._previous[number] = signal.signal(number, self._handle)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._signalled:
-            self._pass_on(number)
-            return
-        self._signalled = True
-        # A context of its own: that of the task which the signal interrupted may say that its thread is in use.
-        context = contextvars.Context()
-        self._loop.call_soon_threadsafe(self._begin, lambda: self._pass_on(number), context=context)
-
-    def _pass_on(self, number: int) -> None:
-        previous = self._previous.get(number)
-        if callable(previous):
-            previous(number, None)
-        elif previous != signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
 
 
 _lifecycle = Lifecycle()

@@ -17,12 +17,12 @@ from .ids import mint_turn_id
 from .incoming import Acknowledgement, IncomingMessage
 
 TITLE_CHARACTERS = 80
-MINT_TRIES = 1000
+MINT_TRIES = 100
 """Milliseconds that other processes may have taken before an id is free."""
 
 
 def accept(incoming: IncomingMessage) -> Acknowledgement:
-    """Accept a message and return its acknowledgement; the turn is rung when the transaction commits.
+    """Accept a message and return its acknowledgement; the turn's ring is part of the same transaction.
 
     Synchronous; not on the event loop. With an idempotency key that was used before, return the
     acknowledgement of then and start nothing. Errors: BundleUnknown, ConversationForbidden; then nothing is
@@ -136,7 +136,7 @@ class _Acceptance:
         self._count(conversation, state="in_progress")
         turn = self._add_turn(conversation, kind, created=found is None)
         if active is None:
-            transaction.on_commit(lambda: ring(turn.turn_id))
+            ring(turn.turn_id)
             return self._acknowledge("processing_started", conversation, turn=turn, created=found is None)
         self._wake_or_ring(active, turn)
         return self._acknowledge("followup_accepted", conversation, turn=turn, active=active)
@@ -175,7 +175,7 @@ class _Acceptance:
         if active.status == Turn.Status.RUNNING:
             transaction.on_commit(lambda: wake_owner(active.owner_channel, active.turn_id))
         else:
-            transaction.on_commit(lambda: ring(turn.turn_id))
+            ring(turn.turn_id)
 
     # --- rows ---------------------------------------------------------------------------------------
 
@@ -272,13 +272,16 @@ SENTENCES = {
 
 
 def _with_free_id(turn: Turn) -> Turn:
-    """Save a new turn under the next id that no process has taken."""
+    """Save a new turn under the next id that no process has taken, nor is taking in this moment."""
     for _ in range(MINT_TRIES):
         turn.turn_id = mint_turn_id()
-        if not Turn.objects.filter(turn_id=turn.turn_id).exists():
-            break
-    turn.save(force_insert=True)
-    return turn
+        try:
+            with transaction.atomic():
+                turn.save(force_insert=True)
+        except IntegrityError:
+            continue
+        return turn
+    raise RuntimeError(f"no turn id was free in {MINT_TRIES} tries")
 
 
 def _title(incoming: IncomingMessage) -> str:

@@ -1,4 +1,4 @@
-"""The bell: telling a runner that a row changed. A bell that nobody hears costs a sweep, never a turn."""
+"""The bell: telling who runs turns that a row changed. A bell that nobody hears costs a sweep, never a turn."""
 
 import asyncio
 import logging
@@ -6,26 +6,35 @@ from collections.abc import Callable
 
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
+from django.db import transaction
 
 from comm.publisher import home_loop
+
+from .queue import turn_queue
 
 logger = logging.getLogger(__name__)
 
 COMMAND = "turn.command"
 
-_ring: Callable[[str], None] | None = None
+_ring_here: Callable[[str], None] | None = None
 
 
-def set_bell(ring: Callable[[str], None] | None) -> None:
-    """Name what hears of accepted turns in this process."""
-    global _ring
-    _ring = ring
+def set_bell(ring_here: Callable[[str], None] | None) -> None:
+    """Name what hears of accepted turns in this process, where there is no queue."""
+    global _ring_here
+    _ring_here = ring_here
 
 
 def ring(turn_id: str) -> None:
-    """Tell this process's runner that a turn was accepted; any thread."""
-    if _ring is not None:
-        _ring(turn_id)
+    """Say that a turn waits, to the workers or to this process's runner; heard when the open transaction commits.
+
+    Synchronous. With workers the ring is part of the transaction: either both stay, or neither does.
+    """
+    queue = turn_queue()
+    if queue is not None:
+        queue.ring([turn_id])
+    else:
+        transaction.on_commit(lambda: _ring_here and _ring_here(turn_id))
 
 
 def wake_owner(channel: str, turn_id: str) -> None:

@@ -3,48 +3,33 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from asgiref.sync import ThreadSensitiveContext
+from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from channels.db import aclose_old_connections
-from django.db import DatabaseError
+from django.db import Error, connections
 
-from comm.archive import get_archive
 from comm.bundles.base import Bundle
 from comm.bundles.registry import get_bundle
 from comm.communicator import ChatCommunicator
 from comm.conf import comm_settings
-from comm.envelope import ANSWER, ConversationContext, ServiceContext, stamp
 from comm.exceptions import CommError, TurnLost
 from comm.models import Turn
 
 from . import leases
-from .context import TurnContext, TurnMessage, TurnScope
-from .observing import Database, TurnObserver, observer_of, observing
+from .context import TurnContext, TurnMessage
+from .database import Outage
+from .endings import LATE_SECONDS, SOON_SECONDS, declare_interrupted, told
+from .observing import Database, observer_of, observing
 from .outcome import outcome_of
+from .voice import Hold, communicator_of, emit_status, scope_of
 
 logger = logging.getLogger(__name__)
 
-INTERRUPTED = (
-    "The turn was interrupted: the process that answered it has stopped. Send the message again to retry."
-)
 FAILED = "Something went wrong while answering. The details are in the server's log."
-
-
-class Hold:
-    """A lease as the process that has it knows it; `until` is on the monotonic clock."""
-
-    def __init__(self, turn_id: str, until: float) -> None:
-        self.turn_id = turn_id
-        self.until = until
-        self.lost = False
-
-    def check(self) -> None:
-        """Raise TurnLost when the turn is no longer this process's."""
-        if self.lost or time.monotonic() > self.until:
-            raise TurnLost(f"{self.turn_id} is no longer this process's turn")
+WRITE_AGAIN_SECONDS = 0.3
 
 
 class Execution:
@@ -116,21 +101,35 @@ class Execution:
             await self._run_observed()
 
     async def _run_observed(self) -> None:
-        stop_first = self.turn.stop_requested_at is not None
-        await self._open()
-        failure = None
-        if stop_first:
-            self.stop(steered=bool(self.turn.request.get("steered")))
-        else:
-            failure = await self._answer()
+        try:
+            failure = await self._speak()
+        except TurnLost:
+            raise
+        except CommError as error:
+            logger.exception("Turn %s could not be opened", self.turn.turn_id)
+            failure = {"error": FAILED, "error_type": error.code}
         if self._hold.lost:
             return
         if self._interrupted and self.communicator.ended is None:
             await declare_interrupted(
-                self.turn, self.communicator, self._database, self._partial_answer, self.observer
+                self.turn,
+                self.communicator,
+                self._database,
+                self._partial_answer,
+                self.observer,
+                last_chance=True,
             )
         else:
             await self._close(failure)
+
+    async def _speak(self) -> dict[str, Any] | None:
+        """Open the turn and have it answered; return what to tell as an error, None when there is nothing to."""
+        stop_first = self.turn.stop_requested_at is not None
+        await self._open()
+        if not stop_first:
+            return await self._answer()
+        self.stop(steered=bool(self.turn.request.get("steered")))
+        return None
 
     async def _open(self) -> None:
         if self.turn.request.get("conversation_created"):
@@ -184,7 +183,8 @@ class Execution:
             bundle: Bundle = get_bundle(self.turn.bundle_id)
             await bundle.run(self.context)
         finally:
-            await aclose_old_connections()
+            # The thread ends with the turn, and with it what kept the connection.
+            await sync_to_async(connections.close_all)()
 
     def _worded(self, error: BaseException) -> dict[str, Any] | None:
         if self.context.stopped:
@@ -195,31 +195,43 @@ class Execution:
         return {"error": FAILED, "error_type": "bundle_error"}
 
     async def _close(self, failure: dict[str, Any] | None) -> None:
-        """Tell the end, write it down, and tell that the conversation is free again."""
-        communicator = self.communicator
-        if communicator.ended is None and failure is not None:
-            await communicator.error(failure.pop("error"), data=failure)
-        elif communicator.ended is None:
-            await communicator.complete(self._stopped_data())
-        status, completion = self._verdict()
-        error = {} if completion == "success" else {"error": FAILED, **(communicator.error_data or {})}
-        kept = await self._persist(
-            lambda: leases.finish(
-                self.turn,
-                status,
-                answer=communicator.final_answer,
-                outcome=outcome_of(communicator),
-                error=error,
-            )
-        )
-        if kept:
-            state = "idle" if completion == "success" else "error"
-            await emit_status(communicator, self.turn, state, completion)
-            if self.observer is not None:
-                self.observer.ended(status)
+        """Tell the end, write it down, and tell that the conversation is free again.
 
-    def _verdict(self) -> tuple[str, str]:
-        if self.communicator.ended == "error":
+        While the channel layer is away the end is written all the same, and told when it is back in time.
+        """
+        was_told = self.communicator.ended is not None or await told(
+            partial(self._end, failure), SOON_SECONDS
+        )
+        status, completion = self._verdict(failure)
+        if not await self._persist(partial(self._finish, status, completion, failure)):
+            return
+        self._hold.ended()
+        if not was_told:
+            logger.error("Turn %s has ended; the channel layer is away, it is told later", self.turn.turn_id)
+            await told(partial(self._end, failure), LATE_SECONDS)
+        state = "idle" if completion == "success" else "error"
+        await told(partial(emit_status, self.communicator, self.turn, state, completion), LATE_SECONDS)
+        if self.observer is not None:
+            self.observer.ended(status)
+
+    async def _end(self, failure: dict[str, Any] | None) -> None:
+        if failure is None:
+            await self.communicator.complete(self._stopped_data())
+            return
+        data = {key: value for key, value in failure.items() if key != "error"}
+        await self.communicator.error(failure["error"], data=data)
+
+    def _finish(self, status: str, completion: str, failure: dict[str, Any] | None) -> bool:
+        communicator = self.communicator
+        told_error = communicator.error_data or failure or {}
+        error = {} if completion == "success" else {"error": FAILED, **told_error}
+        return leases.finish(
+            self.turn, status, answer=communicator.final_answer, outcome=outcome_of(communicator), error=error
+        )
+
+    def _verdict(self, failure: dict[str, Any] | None) -> tuple[str, str]:
+        ended = self.communicator.ended
+        if ended == "error" or (ended is None and failure is not None):
             return Turn.Status.ERROR, "error"
         return (Turn.Status.STOPPED if self.context.stopped else Turn.Status.COMPLETED), "success"
 
@@ -233,16 +245,16 @@ class Execution:
 
     async def _persist(self, work: Callable[[], bool]) -> bool:
         """Run a write that must not get lost to a database that is away for a moment."""
-        pause = 0.2
+        outage = Outage()
         while True:
             try:
                 return bool(await self._database(work))
-            except (OSError, DatabaseError):
-                if time.monotonic() + pause > self._hold.until:
+            except (OSError, Error):
+                if time.monotonic() > self._hold.until:
                     raise TurnLost("the end of the turn could not be written in time") from None
-                logger.exception("Turn %s: its end could not be written; trying again", self.turn.turn_id)
-                await asyncio.sleep(pause)
-                pause *= 2
+                if outage.begins():
+                    logger.exception("Turn %s: its end could not be written; trying again", self.turn.turn_id)
+                await asyncio.sleep(WRITE_AGAIN_SECONDS)
 
     def _cancel_bundle(self) -> None:
         if self._bundle_task is not None and not self._bundle_task.done():
@@ -251,7 +263,12 @@ class Execution:
 
 async def _absorb(turn: Turn, database: Database, communicator: ChatCommunicator) -> TurnMessage | None:
     """Take the oldest followup for the running turn, and tell that it was taken."""
-    followup: TurnMessage | None = await database(partial(leases.absorb_followup, turn))
+    try:
+        followup: TurnMessage | None = await database(partial(leases.absorb_followup, turn))
+    except (OSError, Error):
+        # A followup that is not read now becomes a turn of its own.
+        logger.exception("Turn %s could not look for followups", turn.turn_id)
+        return None
     if followup is not None:
         await communicator.service_event(
             type="queue.followup_absorbed", step="queue", status="completed", broadcast=True,
@@ -260,89 +277,3 @@ async def _absorb(turn: Turn, database: Database, communicator: ChatCommunicator
             },
         )  # fmt: skip
     return followup
-
-
-def scope_of(turn: Turn) -> TurnScope:
-    """Return where a turn belongs, and whose it is."""
-    return TurnScope(
-        turn_id=turn.turn_id,
-        conversation_id=turn.conversation.conversation_id,
-        session_id=turn.session_id,
-        tenant=turn.conversation.tenant,
-        project=turn.conversation.project,
-        bundle_id=turn.bundle_id,
-        user_id=turn.user_id,
-        user_type=turn.user_type,
-        timezone=turn.request.get("timezone") or "",
-        utc_offset_min=turn.request.get("utc_offset_min"),
-    )
-
-
-def communicator_of(
-    turn: Turn, guard: Callable[[], None] | None = None, observer: TurnObserver | None = None
-) -> ChatCommunicator:
-    """Return the communicator that speaks for a turn, through its bundle's filters."""
-    conversation = turn.conversation
-    return ChatCommunicator(
-        service=ServiceContext(
-            request_id=turn.request_id,
-            tenant=conversation.tenant,
-            project=conversation.project,
-            user=turn.user_id,
-            user_type=turn.user_type,
-        ),
-        conversation=ConversationContext(turn.session_id, conversation.conversation_id, turn.turn_id),
-        event_filter=_filters_of(turn),
-        guard=guard,
-        observers=[observer.saw] if observer is not None else (),
-    )
-
-
-def _filters_of(turn: Turn) -> Any:
-    try:
-        return get_bundle(turn.bundle_id).event_filter
-    except Exception:
-        # The turn will tell: running the bundle fails the same way, and that is an error of the turn.
-        logger.exception("Turn %s: bundle %s cannot be made", turn.turn_id, turn.bundle_id)
-        return None
-
-
-async def emit_status(
-    communicator: ChatCommunicator, turn: Turn, state: str, completion: str | None = None
-) -> None:
-    """Tell the state of the turn's conversation; `completion` says how the turn ended."""
-    data = {
-        "state": state,
-        "updated_at": stamp()[0],
-        "current_turn_id": turn.turn_id,
-        "origin_stream_id": turn.origin_stream_id,
-        **({"completion": completion} if completion else {}),
-    }
-    await communicator.event(type="conv.status", step="conv.state", status=state, data=data)
-
-
-async def archived_answer(turn: Turn) -> str:
-    """Return as much of a turn's answer as the archive has: its own process is gone."""
-    return await get_archive().fold_text(turn.session_id, turn.turn_id, ANSWER)
-
-
-async def declare_interrupted(
-    turn: Turn,
-    communicator: ChatCommunicator,
-    database: Database,
-    answer_of: Callable[[], Awaitable[str]],
-    observer: TurnObserver | None = None,
-) -> None:
-    """Tell that a turn was interrupted, and write it down; what was said of the answer stays."""
-    answer = await answer_of()
-    error = {"error": INTERRUPTED, "error_type": "turn_interrupted"}
-    await communicator.error(INTERRUPTED, data={"error_type": "turn_interrupted"})
-    written = await database(
-        lambda: leases.finish(
-            turn, Turn.Status.INTERRUPTED, answer=answer, outcome=outcome_of(communicator), error=error
-        )
-    )
-    if written:
-        await emit_status(communicator, turn, "error", "interrupted")
-        if observer is not None:
-            observer.ended(Turn.Status.INTERRUPTED)

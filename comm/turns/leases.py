@@ -1,10 +1,13 @@
 """Who runs which turn: claims, leases, fences and ends, all in the turn's row. Synchronous ORM."""
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any, NamedTuple
 
 from django.db import IntegrityError, transaction
 from django.db.models import Case, F, IntegerField, QuerySet, Value, When
+from django.db.models.expressions import Combinable
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from comm.conf import comm_settings
@@ -23,12 +26,13 @@ class Claim(NamedTuple):
 
 
 class Held(NamedTuple):
-    """A turn that is still held: its fence, and whether its user wants it to end."""
+    """A turn that is still held: its fence, whether its user wants it to end, and whether its lease was renewed."""
 
     turn_id: str
     fence: int
     stop: bool
     steered: bool
+    renewed: bool = False
 
 
 def claim(turn_id: str, channel: str, tail: str) -> Claim | None:
@@ -55,13 +59,12 @@ def _claim_next(conversation_pk: int, channel: str, tail: str) -> Turn | None:
     turn = _in_order(turns.filter(status=Turn.Status.ACCEPTED)).first()
     if turn is None:
         return None
-    now = timezone.now()
     claimed = Turn.objects.filter(pk=turn.pk, status=Turn.Status.ACCEPTED).update(
         status=Turn.Status.RUNNING,
         owner_channel=channel,
         fence=F("fence") + 1,
-        lease_until=now + _lease(),
-        started_at=now,
+        lease_until=_lease_end(),
+        started_at=timezone.now(),
         first_position=tail,
     )
     return Turn.objects.select_related("conversation").get(pk=turn.pk) if claimed else None
@@ -75,15 +78,37 @@ def _in_order(turns: QuerySet[Turn]) -> QuerySet[Turn]:
     return turns.order_by(steer_first, "number")
 
 
-def _lease() -> timedelta:
-    return timedelta(seconds=comm_settings().TURN_LEASE_SECONDS)
+def _lease_end() -> Combinable:
+    """Return the end of a lease that begins now, by the database's clock: those of the processes may differ."""
+    return Now() + timedelta(seconds=comm_settings().TURN_LEASE_SECONDS)
 
 
-def renew(channel: str) -> list[Held]:
-    """Renew every lease of a process in one UPDATE; return the turns that it still holds."""
-    mine = Turn.objects.filter(owner_channel=channel, status=Turn.Status.RUNNING)
-    mine.update(lease_until=timezone.now() + _lease())
-    return held(channel)
+def give_back(turn: Turn) -> bool:
+    """Undo a claim that nothing was said under, so that another process runs the turn."""
+    return bool(
+        Turn.objects.filter(pk=turn.pk, fence=turn.fence, status=Turn.Status.RUNNING).update(
+            status=Turn.Status.ACCEPTED,
+            owner_channel="",
+            lease_until=None,
+            started_at=None,
+            first_position="",
+        )
+    )
+
+
+def renew(channel: str, turn_ids: Collection[str]) -> list[Held]:
+    """Renew the leases of a process's turns in one UPDATE; return those that it still holds.
+
+    Only of those that it runs: one whose end it could not write down must be found by a sweep. A row that a steer is
+    writing in this moment is left for the next time, so that no web process can hold up the other turns.
+    """
+    with transaction.atomic():
+        mine = Turn.objects.select_for_update(skip_locked=True).filter(
+            owner_channel=channel, status=Turn.Status.RUNNING, turn_id__in=turn_ids
+        )
+        renewed = set(mine.values_list("turn_id", flat=True))
+        Turn.objects.filter(turn_id__in=renewed).update(lease_until=_lease_end())
+    return [turn._replace(renewed=turn.turn_id in renewed) for turn in held(channel)]
 
 
 def held(channel: str) -> list[Held]:
@@ -101,6 +126,8 @@ def finish(turn: Turn, status: str, *, answer: str, outcome: dict[str, Any], err
     """Write down how a turn ended, and the assistant's message; False when the claim was lost meanwhile."""
     now = timezone.now()
     with transaction.atomic():
+        # A message that is being accepted holds it too: whoever comes second sees what the first one did.
+        Conversation.objects.select_for_update().filter(pk=turn.conversation_id).values_list("pk").first()
         ended = Turn.objects.filter(pk=turn.pk, fence=turn.fence, status=Turn.Status.RUNNING).update(
             status=status, finished_at=now, lease_until=None, outcome=outcome, error=error
         )
@@ -137,10 +164,12 @@ def absorb_followup(turn: Turn) -> TurnMessage | None:
     return None
 
 
-def waiting_turn_ids(limit: int) -> list[str]:
-    """Return the accepted turns whose conversation has none running, oldest first."""
+def waiting_turn_ids(limit: int, *, waited_seconds: float = 0.0) -> list[str]:
+    """Return the accepted turns whose conversation has none running, oldest first; those that waited so long."""
     busy = Turn.objects.filter(status=Turn.Status.RUNNING).values("conversation_id")
     waiting = Turn.objects.filter(status=Turn.Status.ACCEPTED).exclude(conversation_id__in=busy)
+    if waited_seconds:
+        waiting = waiting.filter(accepted_at__lt=Now() - timedelta(seconds=waited_seconds))
     return list(waiting.order_by("pk").values_list("turn_id", flat=True)[:limit])
 
 
@@ -156,15 +185,11 @@ def take_over_dead(channel: str, *, sole_owner: bool) -> list[Turn]:
     They are held with a lease until that is done: when this process dies too, the next one declares them.
     """
     running = Turn.objects.filter(status=Turn.Status.RUNNING)
-    dead = (
-        running.exclude(owner_channel=channel)
-        if sole_owner
-        else running.filter(lease_until__lt=timezone.now())
-    )
+    dead = running.exclude(owner_channel=channel) if sole_owner else running.filter(lease_until__lt=Now())
     taken = []
-    for turn in dead.select_related("conversation"):
+    for turn in dead.select_related("conversation").order_by("pk"):
         mine = Turn.objects.filter(pk=turn.pk, fence=turn.fence, status=Turn.Status.RUNNING).update(
-            owner_channel=channel, fence=F("fence") + 1, lease_until=timezone.now() + _lease()
+            owner_channel=channel, fence=F("fence") + 1, lease_until=_lease_end()
         )
         if mine:
             turn.fence += 1

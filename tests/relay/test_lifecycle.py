@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from relay.lifecycle import SignalHook
+from comm.processes import SignalHook
 
 interrupted = contextvars.ContextVar("interrupted", default="nothing")
 

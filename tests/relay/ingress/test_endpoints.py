@@ -1,6 +1,6 @@
 """The endpoints beside /sse/chat: profile, conversation state, conversations, health, the page."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,7 +8,6 @@ from django.contrib.auth.models import User
 from django.test import Client
 from pytest_django.fixtures import Settings
 
-from comm.turns.runner import TurnRunner, set_runner
 from relay.models import Session
 from tests.relay.ingress.visitors import Home, Visitor
 
@@ -183,17 +182,7 @@ def test_conversations_need_a_session(client: Client) -> None:
 # --- /health, the page, and everything else -------------------------------------------------------
 
 
-@pytest.fixture
-def serving() -> Iterator[None]:
-    """A process that has a runner, as one that serves does."""
-    set_runner(TurnRunner())
-    yield
-    set_runner(None)
-
-
-def test_health_says_what_this_process_does(
-    client: Client, serving: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_health_says_what_this_process_does(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     response = client.get("/health")
     assert response.status_code == 200
     health = response.json()
@@ -207,7 +196,7 @@ def test_health_says_what_this_process_does(
 
 
 @pytest.mark.parametrize("accept", ["text/plain", "text/event-stream", "nonsense"])
-def test_answers_are_json_whatever_is_accepted(client: Client, serving: None, accept: str) -> None:
+def test_answers_are_json_whatever_is_accepted(client: Client, accept: str) -> None:
     for path in ("/health", "/profile?format=xml"):
         response = client.get(path, headers={"Accept": accept})
         assert (response.status_code, response["Content-Type"]) == (200, "application/json")
