@@ -18,6 +18,7 @@ from comm.models import Turn
 from comm.turns.acceptance import accept
 from comm.turns.incoming import Acknowledgement, Caller, IncomingMessage
 from comm.turns.runner import TurnRunner
+from comm.turns.sweeper import TurnSweeper
 from relay.layers.memory import MemoryChannelLayer
 from tests.waiting import aeventually
 
@@ -57,6 +58,18 @@ class House:
         self.session_id = str(uuid.uuid4())
         self.caller = Caller(session_id=self.session_id, owner=self.session_id)
         self.runners: list[TurnRunner] = []
+        self.sweepers: list[TurnSweeper] = []
+
+    async def serve(self) -> TurnSweeper:
+        """Start what one more web process of a fleet would: it sweeps and runs nothing."""
+        sweeper = TurnSweeper()
+        await sweeper.start()
+        self.sweepers.append(sweeper)
+        return sweeper
+
+    async def aclose(self) -> None:
+        for part in [*self.runners, *self.sweepers]:
+            await part.aclose()
 
     async def start(self, **options: Any) -> TurnRunner:
         """Start one more runner, as one more process would."""
@@ -126,8 +139,7 @@ async def quiet_house() -> AsyncIterator[House]:
         try:
             yield house
         finally:
-            for runner in house.runners:
-                await runner.aclose()
+            await house.aclose()
             publisher.set_home_loop(None)
             await layer.aclose()
             if before is not None:
