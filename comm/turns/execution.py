@@ -60,7 +60,7 @@ class Execution:
 
     def hold(self, until: float) -> None:
         """Note that the lease was renewed; `until` is on the monotonic clock."""
-        self._hold.until = until
+        self._hold.extend(until)
 
     def lose(self) -> None:
         """Stop at once and say nothing: another process owns the turn."""

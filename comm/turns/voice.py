@@ -30,6 +30,10 @@ class Hold:
         if self.lost or time.monotonic() > self.until:
             raise TurnLost(f"{self.turn_id} is no longer this process's turn")
 
+    def extend(self, until: float) -> None:
+        """Note that the lease was renewed."""
+        self.until = max(self.until, until)
+
     def ended(self) -> None:
         """Note that the turn's end was written down: nobody else can take it any more."""
         self.until = float("inf")
