@@ -14,6 +14,7 @@ from django.db import Error, ProgrammingError
 from comm import publisher, services, sinks
 from comm.bundles.registry import aclose_bundles, load_bundles
 from comm.conf import comm_settings
+from comm.groups import session_group
 from comm.models import Turn
 from comm.processes import Heartbeat, SignalHook
 from comm.turns.database import DatabaseThread
@@ -28,6 +29,8 @@ ROLE = "worker"
 START_SECONDS = 30.0
 """How long a start waits for PostgreSQL and Redis, which may be starting with it."""
 START_AGAIN_SECONDS = 1.0
+PROBE = "worker-start"
+"""The session that a starting worker asks the layer for; nobody's."""
 LAST_JOBS_SECONDS = 10.0
 """What the jobs of turns that have ended may take to be deleted."""
 
@@ -155,7 +158,7 @@ async def _missing() -> str | None:
     finally:
         await database.aclose()
     try:
-        await history_layer().group_tails([])
+        await history_layer().group_tail(session_group(PROBE))
     except OSError as error:
         return f"Redis does not answer: {error}"
     return None
