@@ -16,6 +16,9 @@ class CommSettings(NamedTuple):
     DEFAULT_TENANT: str = "default"
     DEFAULT_PROJECT: str = "default"
 
+    TENANT_WALL: bool = False
+    """PostgreSQL's row-level security as the second wall between tenants; comm.tenants says how it is lived with."""
+
     BUNDLES: Mapping[str, str] = {"demo": "comm.bundles.demo.DemoBundle"}
     """Bundle id → dotted path of a Bundle class, an instance, or a callable that returns one."""
     DEFAULT_BUNDLE: str = "demo"

@@ -35,6 +35,12 @@ class TurnLost(CommError):
     code = "turn_lost"
 
 
+class WallDown(CommError):
+    """TENANT_WALL is on, but PostgreSQL keeps the tenants apart for this role no more than without it."""
+
+    code = "wall_down"
+
+
 class ConversationForbidden(CommError):
     """The conversation belongs to another user."""
 

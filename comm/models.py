@@ -11,6 +11,8 @@ class Conversation(models.Model):
     `owner` is the user's id, or the session's id for an anonymous session.
     """
 
+    walled_by = "tenant"
+
     tenant = models.CharField(max_length=100)
     project = models.CharField(max_length=100)
     conversation_id = models.CharField(max_length=100)
@@ -34,6 +36,7 @@ class Conversation(models.Model):
                 fields=["tenant", "project", "owner", "-last_activity_at"], name="conversation_by_owner"
             )
         ]
+        permissions = [("audit_every_tenant", "Can see the conversations and recordings of every tenant")]
 
     def __str__(self) -> str:
         return self.title or self.conversation_id
@@ -54,6 +57,8 @@ class Turn(models.Model):
         ERROR = "error"
         INTERRUPTED = "interrupted"
         ABSORBED = "absorbed"
+
+    walled_by = "conversation"
 
     class Kind(models.TextChoices):
         REGULAR = "regular"
@@ -113,6 +118,8 @@ class Message(models.Model):
         ASSISTANT = "assistant"
         EVENT = "event"
 
+    walled_by = "conversation"
+
     conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="messages")
     turn = models.ForeignKey(Turn, on_delete=models.CASCADE, null=True, blank=True, related_name="messages")
     message_id = models.UUIDField(default=uuid.uuid4, unique=True)
@@ -131,6 +138,8 @@ class Message(models.Model):
 
 class LogLine(models.Model):
     """One line of what a workflow's turn did, as the chatbot feature shows it; made of the turn's steps."""
+
+    walled_by = "conversation"
 
     log_id = models.CharField(max_length=64, unique=True)
     conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="log_lines")
@@ -152,6 +161,8 @@ class LogLine(models.Model):
 
 class Attachment(models.Model):
     """A file that came with a message; kept through Django's storage API, outside the web root."""
+
+    walled_by = "message"
 
     message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="attachments")
     attachment_id = models.UUIDField(default=uuid.uuid4, unique=True)

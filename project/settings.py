@@ -34,6 +34,8 @@ if env.bool("BEHIND_PROXY", default=False):
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 CSRF_FAILURE_VIEW = "relay.ingress.errors.csrf_failure"
+# The second wall between tenants: PostgreSQL's row-level security; docs/tenants.md says how it is put up.
+TENANT_WALL = env.bool("TENANT_WALL", default=False)
 
 # --- applications ---------------------------------------------------------------------------------
 INSTALLED_APPS = [
@@ -63,6 +65,9 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
+if TENANT_WALL:
+    # Last: it asks who is logged in.
+    MIDDLEWARE.append("relay.tenants.TenantMiddleware")
 
 ROOT_URLCONF = "project.urls"
 ASGI_APPLICATION = "project.asgi.application"
@@ -109,6 +114,8 @@ if ON_POSTGRESQL:
         "options": "-c idle_in_transaction_session_timeout=8s",
         **DATABASES["default"].get("OPTIONS", {}),
     }
+    if TENANT_WALL:
+        DATABASES["default"]["ENGINE"] = "comm.postgresql"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # --- people ---------------------------------------------------------------------------------------
@@ -216,6 +223,7 @@ HAS_LLM = bool(LLM["BASE_URL"] and LLM["MODEL"])
 COMM = {
     "DEFAULT_TENANT": DEFAULT_TENANT,
     "DEFAULT_PROJECT": DEFAULT_PROJECT,
+    "TENANT_WALL": TENANT_WALL,
     "DEFAULT_BUNDLE": env.str("DEFAULT_BUNDLE", default="llm" if HAS_LLM else "demo"),
     "BUNDLES": {
         "demo": "comm.bundles.demo.DemoBundle",

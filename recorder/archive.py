@@ -9,6 +9,7 @@ from django.db.models import Q
 from comm.archive import Archive
 from comm.history import Entry, Position
 from comm.publisher import MESSAGE_TYPE
+from comm.tenants import every_tenant
 
 from .models import RecordedEnvelope, RecordedGap, RecorderRun
 from .sink import flush_running
@@ -21,6 +22,8 @@ class RecordedArchive(Archive):
     epoch went, and whether another one came after it of which nothing was written. For that vouch the runs:
     each from the one epoch to the next has ended cleanly, or is the present one. What a run that went on
     could not record, its gaps name.
+
+    It answers for one session at a time, and a session may have streams in several tenants.
     """
 
     async def read(self, session_id: str, after: Position, upto: Position, limit: int) -> list[Entry] | None:
@@ -34,6 +37,7 @@ class RecordedArchive(Archive):
         return await database_sync_to_async(_fold_text)(session_id, turn_id, marker)
 
 
+@every_tenant()
 def _read(session_id: str, after: Position, upto: Position, limit: int) -> list[Entry] | None:
     if after > upto or not _was_given_out(session_id, after):
         return None
@@ -107,6 +111,7 @@ def _entry(row: RecordedEnvelope) -> Entry:
     return Entry(position, message)
 
 
+@every_tenant()
 def _fold_text(session_id: str, turn_id: str, marker: str) -> str:
     rows = RecordedEnvelope.objects.filter(session_id=session_id, turn_id=turn_id, marker=marker).in_order()
     bodies = rows.values_list("data", flat=True).iterator()

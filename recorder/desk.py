@@ -15,6 +15,7 @@ from comm.envelope import Envelope, decode_envelope
 from comm.history import Position
 from comm.publisher import show
 from comm.services import Service
+from comm.tenants import every_tenant
 
 from .models import RecordedEnvelope, ReplayRequest
 from .replay import Recording
@@ -113,7 +114,8 @@ class ReplayDesk(Service):
         await self._database(partial(request.save, update_fields=["state", "error", "shown"]))
 
     async def _database(self, work: Callable[[], Any]) -> Any:
-        return await database_sync_to_async(work, thread_sensitive=False, executor=self._thread)()
+        with every_tenant():
+            return await database_sync_to_async(work, thread_sensitive=False, executor=self._thread)()
 
 
 def as_replay(envelope: Envelope, position: Position | None) -> Envelope:

@@ -17,6 +17,8 @@ class RecordedEnvelope(models.Model):
     transient and have none.
     """
 
+    walled_by = "tenant"
+
     session_id = models.CharField(max_length=100)
     epoch = models.BigIntegerField(null=True)
     seq = models.BigIntegerField(null=True)
@@ -140,6 +142,8 @@ class RecordedGap(models.Model):
     a gap from being noted twice.
     """
 
+    walled_by = ""
+
     session_id = models.CharField(max_length=100, blank=True, db_index=True)
     first = models.CharField(max_length=40, help_text="first position that is missing")
     last = models.CharField(max_length=40, help_text="last position that is missing")
@@ -163,6 +167,8 @@ class ReplayRequest(models.Model):
     The streams are open in the server's process, so the request goes through this row: pending → running →
     done | failed. A request that no server takes is withdrawn by whoever asked.
     """
+
+    walled_by = ""
 
     class State(models.TextChoices):
         PENDING = "pending"

@@ -13,6 +13,7 @@ from typing import Any
 from django.db import Error, connections
 
 from comm.sinks import Published, Sink
+from comm.tenants import every_tenant
 
 from .conf import recorder_settings
 from .gaps import Gaps
@@ -204,7 +205,8 @@ class RecorderSink(Sink):
 def _on_own_connection(work: Callable[[], Any]) -> Any:
     """Run on this thread's connection, which stays open from batch to batch; an error ends it."""
     try:
-        return work()
+        with every_tenant():
+            return work()
     except Error:
         connections.close_all()
         raise

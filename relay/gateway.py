@@ -21,6 +21,7 @@ from limits.strategies import MovingWindowRateLimiter
 from comm.exceptions import BundleUnknown
 from comm.exceptions import ConversationForbidden as ConversationOfAnother
 from comm.models import Turn
+from comm.tenants import every_tenant
 from comm.turns.acceptance import accept
 from comm.turns.incoming import Acknowledgement, Caller, IncomingMessage
 from comm.zones import user_zone
@@ -113,7 +114,8 @@ def _refuse_when_open() -> None:
 
 def _refuse_when_behind() -> None:
     limit = relay_settings().BACKLOG_TURNS
-    waiting = Turn.objects.filter(status=Turn.Status.ACCEPTED)[:limit].count()
+    with every_tenant():
+        waiting = Turn.objects.filter(status=Turn.Status.ACCEPTED)[:limit].count()
     if waiting >= limit:
         sentence = f"Too many messages are waiting already; try again in {_spoken(BACKLOG_RETRY_SECONDS)}."
         data = {**_limit_data(BACKLOG_RETRY_SECONDS, sentence), "waiting": waiting}

@@ -22,6 +22,7 @@ from comm.processes import SignalHook
 from comm.turns.queue import turn_queue
 from comm.turns.runner import TurnRunner
 from comm.turns.sweeper import TurnSweeper
+from comm.wall import demand_wall
 
 from .collecting import Collector
 from .conf import relay_settings
@@ -100,6 +101,7 @@ class Lifecycle:
     async def _start(self) -> None:
         redact_query_tokens()
         load_bundles()
+        await database_sync_to_async(demand_wall)()
         layer = history_layer()
         if not layer.shared:
             await database_sync_to_async(self._ownership.take)()

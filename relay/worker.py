@@ -14,12 +14,14 @@ from django.db import Error, ProgrammingError
 from comm import publisher, services, sinks
 from comm.bundles.registry import aclose_bundles, load_bundles
 from comm.conf import comm_settings
+from comm.exceptions import WallDown
 from comm.groups import session_group
 from comm.models import Turn
 from comm.processes import Heartbeat, SignalHook
 from comm.turns.database import DatabaseThread
 from comm.turns.queue import TurnQueue, turn_queue
 from comm.turns.runner import TurnRunner
+from comm.wall import demand_wall
 
 from .history import history_layer
 
@@ -149,10 +151,13 @@ async def _missing() -> str | None:
     database = DatabaseThread("start")
     try:
         await database(Turn.objects.exists)
+        await database(demand_wall)
     except ProgrammingError as error:
         raise WorkerCannotStart(
             f"The tables are not there; run `manage.py migrate` first: {error}"
         ) from error
+    except WallDown as error:
+        raise WorkerCannotStart(str(error)) from error
     except Error as error:
         return f"PostgreSQL does not answer: {error}"
     finally:

@@ -12,6 +12,7 @@ from channels.db import aclose_old_connections, database_sync_to_async
 
 from comm.communicator import ChatCommunicator
 from comm.exceptions import CommError
+from comm.tenants import tenant_scope
 from comm.zones import user_zone
 
 from .base import Bundle
@@ -94,10 +95,14 @@ class Operation:
     summary: str
 
     async def run(self, bundle: Bundle, call: OperationCall, timeout_seconds: float) -> Any:
-        """Carry it out and return its result. A synchronous one runs in a thread, which no timeout can end.
+        """Carry it out for its tenant and return its result. A synchronous one runs in a thread, which no timeout ends.
 
         Errors: OperationRefused as raised, OperationTimedOut, OperationFailed for anything else.
         """
+        with tenant_scope(call.tenant):
+            return await self._run(bundle, call, timeout_seconds)
+
+    async def _run(self, bundle: Bundle, call: OperationCall, timeout_seconds: float) -> Any:
         function = getattr(bundle, self.attribute)
         await aclose_old_connections()
         try:

@@ -10,6 +10,7 @@ from django.utils import timezone
 from comm.bundles.registry import known_bundle_id
 from comm.exceptions import ConversationForbidden
 from comm.models import Conversation, Message, Submission, Turn
+from comm.tenants import tenant_scope
 
 from .bell import ring, wake_owner
 from .files import keep_files, remove_files
@@ -24,11 +25,16 @@ MINT_TRIES = 100
 def accept(incoming: IncomingMessage) -> Acknowledgement:
     """Accept a message and return its acknowledgement; the turn's ring is part of the same transaction.
 
-    Synchronous; not on the event loop. With an idempotency key that was used before, return the
-    acknowledgement of then and start nothing. Errors: BundleUnknown, ConversationForbidden; then nothing is
-    stored, no row and no file.
+    Synchronous; not on the event loop. It works for the message's tenant. With an idempotency key that was used
+    before, return the acknowledgement of then and start nothing. Errors: BundleUnknown, ConversationForbidden;
+    then nothing is stored, no row and no file.
     """
     bundle_id = known_bundle_id(incoming.bundle_id)
+    with tenant_scope(incoming.tenant):
+        return _accept(incoming, bundle_id)
+
+
+def _accept(incoming: IncomingMessage, bundle_id: str) -> Acknowledgement:
     saved: list[str] = []
     try:
         with transaction.atomic():

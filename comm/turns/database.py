@@ -2,11 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from django.db import InterfaceError, OperationalError, connections, reset_queries
+
+from comm.tenants import EVERYBODY, NOBODY, Sight, current_sight, sight_scope, tenant_scope
 
 RESTED_SECONDS = 0.5
 """A connection that was not used for so long is asked first whether it still lives."""
@@ -16,8 +18,9 @@ CLOSE_SECONDS = 5.0
 class DatabaseThread:
     """Runs synchronous ORM code, one piece after another; call it with the piece. Whoever makes it closes it.
 
-    It keeps one connection, which it replaces when it has died. A piece that fails because the database is away
-    is not run again: whoever asked knows what may be repeated.
+    A piece works for the tenant that its caller works for (see for_tenant), else for all: what the house asks for
+    itself is about everybody's turns. The thread keeps one connection, which it replaces when it has died. A piece
+    that fails because the database is away is not run again: whoever asked knows what may be repeated.
     """
 
     def __init__(self, name: str) -> None:
@@ -26,7 +29,10 @@ class DatabaseThread:
 
     async def __call__(self, work: Callable[[], Any]) -> Any:
         """Return what `work` returns, once it has run on the thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._run, work)
+        sight = current_sight()
+        if sight == NOBODY:
+            sight = EVERYBODY
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._run, work, sight)
 
     async def aclose(self) -> None:
         """Close the connection, after what was asked for; a thread that hangs is left behind."""
@@ -34,11 +40,12 @@ class DatabaseThread:
         await asyncio.wait([closing], timeout=CLOSE_SECONDS)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _run(self, work: Callable[[], Any]) -> Any:
+    def _run(self, work: Callable[[], Any], sight: Sight) -> Any:
         if time.monotonic() - self._used_at > RESTED_SECONDS:
             _close_dead_connections()
         try:
-            return work()
+            with sight_scope(sight):
+                return work()
         except (InterfaceError, OperationalError):
             connections.close_all()
             raise
@@ -47,6 +54,18 @@ class DatabaseThread:
             # With DEBUG on Django keeps every statement, with whole answers in it, until the next request;
             # this thread serves none.
             reset_queries()
+
+
+def for_tenant(
+    tenant: str, database: Callable[[Callable[[], Any]], Awaitable[Any]]
+) -> Callable[[Callable[[], Any]], Awaitable[Any]]:
+    """Return the way to a database thread that works for one tenant, whatever task it is called from."""
+
+    async def run(work: Callable[[], Any]) -> Any:
+        with tenant_scope(tenant):
+            return await database(work)
+
+    return run
 
 
 def _close_dead_connections() -> None:

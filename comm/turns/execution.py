@@ -17,10 +17,11 @@ from comm.communicator import ChatCommunicator
 from comm.conf import comm_settings
 from comm.exceptions import CommError, TurnLost
 from comm.models import Turn
+from comm.tenants import tenant_scope
 
 from . import leases
 from .context import TurnContext, TurnMessage
-from .database import Outage
+from .database import Outage, for_tenant
 from .endings import LATE_SECONDS, SOON_SECONDS, declare_interrupted, told
 from .observing import Database, observer_of, observing
 from .outcome import outcome_of
@@ -42,7 +43,7 @@ class Execution:
     def __init__(self, claim: leases.Claim, database: Database, held_until: float, waiting: int) -> None:
         self.turn = claim.turn
         self._claim = claim
-        self._database = database
+        self._database = database = for_tenant(claim.turn.conversation.tenant, database)
         self._hold = Hold(claim.turn.turn_id, held_until)
         self._waiting = waiting
         self._bundle_task: asyncio.Task[None] | None = None
@@ -83,10 +84,11 @@ class Execution:
     # --- the turn -----------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Run the turn from its first event to its last."""
+        """Run the turn from its first event to its last, for its tenant and no other."""
         try:
-            async with ThreadSensitiveContext():
-                await self._run()
+            with tenant_scope(self.turn.conversation.tenant):
+                async with ThreadSensitiveContext():
+                    await self._run()
         except TurnLost:
             logger.warning("Turn %s: the lease has ended; another process declares it", self.turn.turn_id)
         except CommError:

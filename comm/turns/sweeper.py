@@ -16,7 +16,7 @@ from comm.exceptions import CommError
 from comm.models import Turn
 
 from . import leases
-from .database import DatabaseThread, Outage
+from .database import DatabaseThread, Outage, for_tenant
 from .endings import archived_answer, declare_interrupted
 from .observing import observer_of, observing
 from .queue import turn_queue
@@ -91,12 +91,13 @@ class TurnSweeper:
         hold = Hold(turn.turn_id, held_until)
         try:
             async with places, asyncio.timeout(held_until - time.monotonic()):
-                observer = observer_of(turn, self._database)
+                database = for_tenant(turn.conversation.tenant, self._database)
+                observer = observer_of(turn, database)
                 async with observing(observer):
                     await declare_interrupted(
                         turn,
                         communicator_of(turn, hold.check, observer),
-                        self._database,
+                        database,
                         partial(archived_answer, turn),
                         observer,
                     )

@@ -13,6 +13,7 @@ from comm.chatbot.feed import context_id
 from comm.chatbot.items import Item, items_of
 from comm.conf import comm_settings
 from comm.models import Attachment, Conversation
+from comm.tenants import tenant_scope
 from comm.turns.files import open_attachment
 from comm.turns.incoming import Caller, IncomingFile, IncomingMessage
 from relay import gateway
@@ -101,12 +102,13 @@ def start(request: HttpRequest) -> Started:
     tenant = identifier(asked.tenant, "tenant") or conf.DEFAULT_TENANT
     project = identifier(asked.project, "project") or conf.DEFAULT_PROJECT
     prompt = _prompt(said, field)
-    if prompt or said.listFileId:
-        workflow_id = _submit(caller, tenant, project, workflow_id, prompt, said)
-    elif not workflow_id:
-        raise BadRequest(field, "is missing; say what to do, or which workflow to join")
-    else:
-        find_workflow(caller.owner, tenant, project, workflow_id)
+    with tenant_scope(tenant):
+        if prompt or said.listFileId:
+            workflow_id = _submit(caller, tenant, project, workflow_id, prompt, said)
+        elif not workflow_id:
+            raise BadRequest(field, "is missing; say what to do, or which workflow to join")
+        else:
+            find_workflow(caller.owner, tenant, project, workflow_id)
     return Started(session, caller.owner, tenant, project, workflow_id)
 
 
@@ -122,6 +124,11 @@ def find_workflow(owner: str, tenant: str, project: str, workflow_id: str) -> Co
 
 def snapshot(started: Started) -> Snapshot:
     """Return what the database has of a workflow (ORM, synchronous)."""
+    with tenant_scope(started.tenant):
+        return _snapshot(started)
+
+
+def _snapshot(started: Started) -> Snapshot:
     workflow = find_workflow(started.owner, started.tenant, started.project, started.workflow_id)
     last = workflow.turns.exclude(finished_at=None).order_by("-number").first()
     end = {"completed": "complete", "stopped": "stopped", "absorbed": "complete"}
@@ -205,7 +212,8 @@ class StopView(Endpoint):
         tenant = identifier(self.http.GET.get("tenant"), "tenant") or conf.DEFAULT_TENANT
         project = identifier(self.http.GET.get("project"), "project") or conf.DEFAULT_PROJECT
         try:
-            find_workflow(caller.owner, tenant, project, path_part(workflow_id))
+            with tenant_scope(tenant):
+                find_workflow(caller.owner, tenant, project, path_part(workflow_id))
         except ConversationForbidden:
             raise NotFound("There is no such workflow.") from None
         stop = IncomingMessage(

@@ -7,6 +7,7 @@ from typing import Any
 from django.urls import reverse
 
 from comm.conf import comm_settings
+from comm.tenants import tenant_scope
 from comm.turns.conversations import conversation_status, fetch_conversation, list_conversations
 from comm.turns.incoming import Acknowledgement, Caller, IncomingMessage
 from relay import gateway
@@ -76,9 +77,10 @@ def state_of(sender: Sender, conversation_id: str, bundle_id: str) -> dict[str, 
     Without an id it is the caller's latest one. Errors: NotFound.
     """
     sender.conversation_id = conversation_id
-    status = conversation_status(
-        sender.caller.owner, sender.tenant, sender.project, conversation_id, bundle_id
-    )
+    with tenant_scope(sender.tenant):
+        status = conversation_status(
+            sender.caller.owner, sender.tenant, sender.project, conversation_id, bundle_id
+        )
     if status is None:
         raise NotFound("There is no such conversation.")
     if sender.stream_id:

@@ -1,7 +1,14 @@
 """Bundles for whole journeys."""
 
-from comm.bundles import Bundle, TurnContext
+import json
+
+from asgiref.sync import sync_to_async
+from channels.db import database_sync_to_async
+from django.db import connection
+
+from comm.bundles import Bundle, OperationCall, TurnContext, operation
 from comm.events import get_event_manager
+from comm.models import Conversation, Message
 
 
 class Silent(Bundle):
@@ -41,3 +48,32 @@ class Emitting(Bundle):
         )
         own = {"type": "message", "createdAt": 1.0, "item": {"id": "own-1", "message": "My own"}}
         await manager.emit_event(turn.conversation_id, "chatdata", own, "chat")
+
+
+class Looking(Bundle):
+    """Answers with the tenants whose conversations it sees, in each way in which it can look."""
+
+    async def run(self, turn: TurnContext) -> None:
+        ways = {
+            "async": sorted({row.tenant async for row in Conversation.objects.all()}),
+            "raw": await sync_to_async(_tenants_in_raw_sql)(),
+            "thread": await database_sync_to_async(_tenants_in_raw_sql, thread_sensitive=False)(),
+            "texts": await sync_to_async(lambda: [m.content for m in Message.objects.order_by("id")])(),
+        }
+        if "wait" in turn.message.text:
+            await turn.next_followup(timeout=60)
+        await turn.communicator.delta("answer", json.dumps(ways))
+
+    @operation
+    async def look(self, call: OperationCall) -> list[str]:
+        return sorted({row.tenant async for row in Conversation.objects.all()})
+
+    @operation
+    def look_in_thread(self, call: OperationCall) -> list[str]:
+        return _tenants_in_raw_sql()
+
+
+def _tenants_in_raw_sql() -> list[str]:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT DISTINCT tenant FROM comm_conversation ORDER BY tenant")
+        return [row[0] for row in cursor.fetchall()]

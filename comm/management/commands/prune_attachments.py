@@ -7,6 +7,7 @@ from django.core.management.base import BaseCommand, CommandParser
 from django.utils import timezone
 
 from comm.models import Attachment
+from comm.tenants import every_tenant
 from comm.turns.files import remove_files, stored_before
 
 OLDER_THAN_HOURS = 1.0
@@ -23,6 +24,7 @@ class Command(BaseCommand):
         parser.add_argument("--older-than-hours", type=float, default=OLDER_THAN_HOURS)
         parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
 
+    @every_tenant()
     def handle(self, *args: Any, **options: Any) -> None:
         """Remove them, and say how many."""
         before = timezone.now() - timedelta(hours=max(0.0, options["older_than_hours"]))

@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandParser
 from django.utils import timezone
 from tqdm import tqdm
 
+from comm.tenants import every_tenant
 from recorder.pruning import Pruning, prune
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -27,6 +28,7 @@ class Command(BaseCommand):
         parser.add_argument("--type", default="", help="only this type, such as chat.delta")
         parser.add_argument("--dry-run", action="store_true", help="delete nothing, say how many would go")
 
+    @every_tenant()
     def handle(self, *args: Any, **options: Any) -> None:
         """Delete, and say how many rows went."""
         pruning = Pruning(timezone.now() - options["older_than"], options["tenant"], options["type"])

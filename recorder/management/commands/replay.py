@@ -11,6 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 from tqdm import tqdm
 
+from comm.tenants import every_tenant
 from recorder.models import ReplayRequest
 from recorder.replay import Recording, as_jsonl, as_sse, paced
 from recorder.requests import ReplayNotTaken, watch, withdraw
@@ -44,6 +45,7 @@ class Command(BaseCommand):
             help=f"what to write, or where to show it: {TARGETS}",
         )  # fmt: skip
 
+    @every_tenant()
     def handle(self, *args: Any, **options: Any) -> None:
         """Write the selected envelopes; nothing found is an error."""
         selection = Selection(
