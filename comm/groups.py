@@ -41,3 +41,9 @@ def context_group(context_id: str) -> str:
 def project_group(tenant: str, project: str) -> str:
     """The group of the streams of one tenant and project that asked for its events."""
     return PROJECT_PREFIX + _safe(tenant, project)
+
+
+def session_of(group: str) -> str | None:
+    """Return the session whose group this is, where the name tells it (a digest does not)."""
+    name = group.removeprefix(SESSION_PREFIX)
+    return name if name != group and "." not in name else None

@@ -232,7 +232,8 @@ COMM = {
     },
     "EVENT_FILTERS": env.list("EVENT_FILTERS", default=[]),
     "FIREWALL": env.json("FIREWALL", default={}),
-    "SINKS": env.list("SINKS", default=["recorder.sink.RecorderSink"]),
+    # With Redis the layer itself hands every envelope to the recorder process.
+    "SINKS": env.list("SINKS", default=[] if REDIS_URL else ["recorder.sink.RecorderSink"]),
     "SERVICES": env.list("SERVICES", default=["recorder.desk.ReplayDesk", "comm.events.EventManagerService"]),
     # Of the services a worker needs only what ends with the process: replays are shown by who serves.
     "WORKER_SERVICES": ["comm.events.EventManagerService"],
@@ -270,7 +271,13 @@ SANDBOX = {
 # Where one step of the demo bundle runs: empty in this process, else the name of a sandbox runner.
 DEMO_SANDBOX = env.str("DEMO_SANDBOX", default="")
 RECORDER: dict[str, object] = {
+    "REDIS_URL": REDIS_URL,
+    "REDIS_PREFIX": REDIS_PREFIX,
     "FLUSH_SECONDS": env.float("RECORDER_FLUSH_SECONDS", default=0.25),
+    "BATCH_ROWS": env.int("RECORDER_BATCH_ROWS", default=500),
+    "CLAIM_SECONDS": env.float("RECORDER_CLAIM_SECONDS", default=5.0),
+    "TRANSACTION_IDLE_SECONDS": env.float("RECORDER_TRANSACTION_IDLE_SECONDS", default=10.0),
+    "ARCHIVE_WAIT_SECONDS": env.float("RECORDER_ARCHIVE_WAIT_SECONDS", default=10.0),
 }
 
 REST_FRAMEWORK = {

@@ -15,6 +15,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 
+from comm.groups import PROJECT_PREFIX
 from comm.models import Turn
 
 from .actions import export_jsonl, replay_to_stream
@@ -31,6 +32,7 @@ from .filters import (
     only,
     shortened,
 )
+from .lag import lag_text
 from .models import RecordedEnvelope, RecordedGap, RecorderRun, ReplayRequest
 from .timeline import timeline_of
 
@@ -115,6 +117,12 @@ class RecordedEnvelopeAdmin(ReadOnlyAdmin):
             "timeline": timeline,
         }
         return TemplateResponse(request, "admin/recorder/recordedenvelope/timeline.html", context)
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> TemplateResponse:
+        """The list, and how far its rows are behind."""
+        return super().changelist_view(request, {**(extra_context or {}), "recorder_lag": lag_text()})
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[RecordedEnvelope]:
         """All rows, with a date hierarchy that does not read them all."""
@@ -212,7 +220,7 @@ class RecordedEnvelopeAdmin(ReadOnlyAdmin):
 class RecordedGapAdmin(ReadOnlyAdmin):
     """What is known to be missing."""
 
-    list_display = ("noted_at", "session", "first", "last", "events", "reason")
+    list_display = ("noted_at", "whose", "begin", "end", "missing", "reason")
     list_filter = ("noted_at",)
     search_fields = ("session_id__exact",)
     ordering = ("-noted_at", "-id")
@@ -220,29 +228,58 @@ class RecordedGapAdmin(ReadOnlyAdmin):
     fields = readonly_fields = list_display
 
     @admin.display(description="session")
-    def session(self, gap: RecordedGap) -> str:
-        """The session's id, in part."""
+    def whose(self, gap: RecordedGap) -> str:
+        """The session's id, in part; or who else may miss something."""
+        if not gap.session_id:
+            return "every session"
+        if gap.session_id.startswith(PROJECT_PREFIX):
+            return "events of a project"
         return shortened(gap.session_id)
+
+    @admin.display(description="from")
+    def begin(self, gap: RecordedGap) -> str:
+        """The first position that is missing, or the time from which on something may be."""
+        return _bound(gap.first)
+
+    @admin.display(description="to")
+    def end(self, gap: RecordedGap) -> str:
+        """The last position that is missing, or the time up to which something may be."""
+        return _bound(gap.last)
+
+    @admin.display(description="events")
+    def missing(self, gap: RecordedGap) -> str:
+        """How many are missing, where it is known."""
+        return str(gap.events) if gap.events else "nobody knows how many"
 
 
 @admin.register(RecorderRun)
 class RecorderRunAdmin(ReadOnlyAdmin):
-    """The lives of recording processes: one that did not end cleanly may have lost its last rows."""
+    """The lives of what records: one that did not end cleanly may have lost its last rows."""
 
-    list_display = ("started", "ended", "ended_cleanly")
+    list_display = ("started", "what", "recorded_until", "ended", "ended_cleanly")
     ordering = ("-started_ms", "-id")
     sortable_by = ()
     fields = readonly_fields = list_display
 
+    @admin.display(description="life of")
+    def what(self, run: RecorderRun) -> str:
+        """What lived: a server with a sink of its own, or the store that recorder processes read."""
+        return "a server" if run.store_born_ms is None else "the store in Redis"
+
     @admin.display(description="started (UTC)")
     def started(self, run: RecorderRun) -> str:
         """When it began."""
-        return _readable(datetime.fromtimestamp(run.started_ms / 1000, UTC))
+        return _moment(run.started_ms)
+
+    @admin.display(description="recorded until (UTC)")
+    def recorded_until(self, run: RecorderRun) -> str:
+        """Before when all that the store took is recorded."""
+        return _moment(run.recorded_until_ms)
 
     @admin.display(description="ended (UTC)")
     def ended(self, run: RecorderRun) -> str:
-        """When it had written everything."""
-        return "" if run.ended_ms is None else _readable(datetime.fromtimestamp(run.ended_ms / 1000, UTC))
+        """When it had written everything, or was found to have lost its data."""
+        return _moment(run.ended_ms)
 
 
 @admin.register(ReplayRequest)
@@ -267,6 +304,15 @@ class ReplayRequestAdmin(ReadOnlyAdmin):
 
 def _readable(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(sep=" ", timespec="milliseconds").removesuffix("+00:00")
+
+
+def _moment(ms: int | None) -> str:
+    return "" if ms is None else _readable(datetime.fromtimestamp(ms / 1000, UTC))
+
+
+def _bound(text: str) -> str:
+    """A position as it is; a time (only that has a T) as all times are shown here."""
+    return f"{_readable(datetime.fromisoformat(text))} UTC" if "T" in text else text
 
 
 def _events(label: str, **chosen: Any) -> str:

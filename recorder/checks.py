@@ -23,6 +23,10 @@ def check_recorder_settings(**kwargs: Any) -> list[CheckMessage]:
     found: list[CheckMessage] = []
     for name, value in conf._asdict().items():
         default = RecorderSettings._field_defaults[name]
+        if isinstance(default, str):
+            if not isinstance(value, str):
+                found.append(Error(f"RECORDER[{name!r}] is {value!r}, not a text", id="recorder.E002"))
+            continue
         kinds = int if isinstance(default, int) else (int, float)
         number = isinstance(value, kinds) and not isinstance(value, bool)
         if not number or not 0 < value < float("inf"):
@@ -48,8 +52,31 @@ def check_archive_is_recorded(**kwargs: Any) -> list[CheckMessage]:
     except ImproperlyConfigured:
         # comm's own check tells of it.
         return []
-    if conf.ARCHIVE == ARCHIVE and SINK not in conf.SINKS:
+    if conf.ARCHIVE == ARCHIVE and SINK not in conf.SINKS and not _has_process():
         hint = "Set ARCHIVE=comm.archive.Archive, or add the sink."
         told = f"COMM['ARCHIVE'] is {ARCHIVE}, but {SINK} is not in SINKS"
         return [Warning(told, hint=hint, id="recorder.W001")]
     return []
+
+
+@register()
+def check_one_recorder(**kwargs: Any) -> list[CheckMessage]:
+    """Either a sink in each server records, or a process that reads the layer's stream; not both."""
+    try:
+        conf = comm_settings()
+    except ImproperlyConfigured:
+        return []
+    if SINK in conf.SINKS and _has_process():
+        hint = "Take it out of SINKS: with REDIS_URL, `manage.py runrecorder` records what every process publishes."
+        told = (
+            f"{SINK} is in SINKS while RECORDER['REDIS_URL'] is set: project events are recorded twice over"
+        )
+        return [Warning(told, hint=hint, id="recorder.W002")]
+    return []
+
+
+def _has_process() -> bool:
+    try:
+        return bool(recorder_settings().REDIS_URL)
+    except ImproperlyConfigured:
+        return False

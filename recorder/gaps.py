@@ -13,12 +13,13 @@ FULL = "the recorder's buffer was full"
 class Gap:
     """Consecutive envelopes of one session that are missing; positions are None for project events.
 
-    A gap with a `key` is noted once, however often it is written.
+    A gap of everybody has no session id, and times instead of positions. One with a `key` is noted once, however
+    often it is written.
     """
 
     session_id: str
-    first: Position | None
-    last: Position | None
+    first: Position | str | None
+    last: Position | str | None
     events: int
     reason: str
     key: str | None = None
