@@ -1,7 +1,10 @@
 """The HTTP endpoints beside the streams: parse, ask the service, answer."""
 
+import asyncio
+import logging
 from typing import Any
 
+from asgiref.sync import async_to_sync
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.decorators import method_decorator
@@ -14,12 +17,15 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from comm.conf import comm_settings
+from comm.publisher import at_home
 from comm.turns.incoming import Caller
 from relay import __version__, gateway, lifecycle
 from relay.clocks import read_clock
 from relay.cookies import remember_session
 from relay.credentials import Credentials, identify, stream_id_of
 from relay.exceptions import NotFound, SessionRequired, StreamIdRequired
+from relay.history import history_layer
+from relay.layers.base import HistoryChannelLayer
 from relay.models import Session
 from relay.sessions import Transport, profile_of, session_headers, session_of
 
@@ -28,7 +34,11 @@ from .checking import check_storable, convert, identifier
 from .csrf import check_csrf
 from .refusals import announced
 
+logger = logging.getLogger(__name__)
+
 STREAM_ID_CHARACTERS = 200
+LAG_TIMEOUT_SECONDS = 0.5
+"""A probe of the health of this process must not wait for another one."""
 
 
 class AlwaysJson(BaseContentNegotiation):
@@ -186,9 +196,31 @@ class HealthView(JsonView):
             "draining": draining,
             "version": __version__,
             **lifecycle.stats(),
+            **_recording(),
         }
         headers = {"Retry-After": str(gateway.DRAINING_RETRY_SECONDS)} if draining else None
         return Response(document, 503 if draining else 200, headers=headers)
+
+
+def _recording() -> dict[str, Any]:
+    """How far the recorder is behind, in envelopes and seconds; None where that is not known in time.
+
+    A server that records for itself has nothing to tell.
+    """
+    layer = history_layer()
+    if not layer.shared:
+        return {}
+    try:
+        lag = async_to_sync(_lag_of)(layer)
+    except (OSError, RuntimeError) as error:
+        logger.warning("Nobody can say how far the recorder is behind: %s", error)
+        return {"recorder": None}
+    return {} if lag is None else {"recorder": {"waiting": lag[0], "seconds": round(lag[1], 3)}}
+
+
+async def _lag_of(layer: HistoryChannelLayer) -> tuple[int, float] | None:
+    async with asyncio.timeout(LAG_TIMEOUT_SECONDS):
+        return await at_home(layer.recorder_lag())
 
 
 class UnknownView(JsonView):

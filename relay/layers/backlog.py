@@ -2,7 +2,9 @@
 
 import asyncio
 
-from .link import Link, RedisAway, command
+from comm.recorder_stream import CONSUMER_GROUP, StreamKeys
+
+from .link import Link, RedisAway, RedisRefused, command
 
 LOOK_SECONDS = 0.05
 
@@ -10,8 +12,9 @@ LOOK_SECONDS = 0.05
 class Backlog:
     """The recorder stream, looked at from the layer's side; an entry leaves it when it is committed."""
 
-    def __init__(self, stream: str) -> None:
-        self._stream = stream
+    def __init__(self, keys: StreamKeys) -> None:
+        self._keys = keys
+        self._stream = keys.stream
 
     async def lag(self, link: Link) -> tuple[int, float]:
         """Return how many entries there are, and the age of the oldest in seconds by the clock of Redis."""
@@ -26,7 +29,10 @@ class Backlog:
         return count, max(0.0, int(seconds) + int(micros) / 1e6 - since)
 
     async def worked_off(self, link: Link, timeout_seconds: float) -> bool:
-        """Wait until everything that is there now has gone; False when that took too long, or Redis is away."""
+        """Wait until everything that is there now is a row, or a gap that a row names.
+
+        False when that took too long, when Redis is away, and while no recorder has noted this life of the store.
+        """
         try:
             async with asyncio.timeout(timeout_seconds):
                 newest = await self._entry_id(link, "XREVRANGE", "+", "-")
@@ -34,9 +40,22 @@ class Backlog:
                     if oldest > newest:
                         break
                     await asyncio.sleep(LOOK_SECONDS)
+                while not await self._is_noted(link):
+                    await asyncio.sleep(LOOK_SECONDS)
         except (TimeoutError, RedisAway):
             return False
         return True
+
+    async def _is_noted(self, link: Link) -> bool:
+        """Tell whether a recorder has joined, and no gap waits for its row."""
+        if await link.ask(command("EXISTS", self._keys.gaps, self._keys.taken)):
+            return False
+        try:
+            groups = await link.ask(command("XINFO", "GROUPS", self._stream))
+        except RedisRefused:
+            # There is no stream: nothing was ever sent, and no recorder has come.
+            return False
+        return any(group[b"name"] == CONSUMER_GROUP.encode() for group in groups)
 
     async def _entry_id(self, link: Link, *how: str) -> tuple[int, int] | None:
         found = await link.ask(command(how[0], self._stream, *how[1:], "COUNT", 1))

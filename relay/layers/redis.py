@@ -95,7 +95,7 @@ class RedisChannelLayer(LocalMail):
         self._history_seconds = history_seconds
         self._recorded = recorder_stream
         self._keys = StreamKeys.of(prefix)
-        self._backlog = Backlog(self._keys.stream)
+        self._backlog = Backlog(self._keys)
         self._scripts = Scripts(
             prefix=prefix,
             count=history_count,

@@ -11,7 +11,7 @@ import redis
 from comm.groups import project_group, session_group
 from comm.history import Position
 from comm.publisher import MESSAGE_TYPE
-from comm.recorder_stream import StreamKeys, read_entry, read_gap
+from comm.recorder_stream import CONSUMER_GROUP, StreamKeys, read_entry, read_gap
 from relay.layers.redis import RedisChannelLayer
 from tests.contract.backends import redis_url
 from tests.contract.reading import whole_log
@@ -130,6 +130,7 @@ async def test_waiting_for_the_recorder_ends_when_it_has_committed(make: Any, st
     layer = make()
     await layer.group_send(GROUP, envelope(1))
     stream = StreamKeys.of(make.prefix).stream
+    store.xgroup_create(stream, CONSUMER_GROUP, "0")
     known: Any = store.xrange(stream)
     await layer.group_send(GROUP, envelope(2))
     both: Any = store.xrange(stream)
@@ -137,6 +138,24 @@ async def test_waiting_for_the_recorder_ends_when_it_has_committed(make: Any, st
     store.xdel(stream, both[0][0], both[1][0])
     assert await layer.recorded_up_to_now(5)
     assert len(known) == 1
+
+
+async def test_nobody_has_recorded_anything_before_a_recorder_has_come(make: Any, store: redis.Redis) -> None:
+    layer = make()
+    assert not await layer.recorded_up_to_now(0.1)
+    store.xgroup_create(StreamKeys.of(make.prefix).stream, CONSUMER_GROUP, "0", mkstream=True)
+    assert await layer.recorded_up_to_now(5)
+
+
+@pytest.mark.parametrize("kind", ["gaps", "taken"])
+async def test_a_gap_that_no_row_names_yet_is_waited_for(make: Any, store: redis.Redis, kind: str) -> None:
+    layer = make()
+    keys = StreamKeys.of(make.prefix)
+    store.xgroup_create(keys.stream, CONSUMER_GROUP, "0", mkstream=True)
+    store.hset(getattr(keys, kind), "session.a", "7-1 7-2 2")
+    assert not await layer.recorded_up_to_now(0.1)
+    store.delete(getattr(keys, kind))
+    assert await layer.recorded_up_to_now(5)
 
 
 # --- bounds -------------------------------------------------------------------------------------------
