@@ -38,7 +38,7 @@ def read_streamed(raw: RawEntry) -> StreamedEnvelope:
     try:
         return StreamedEnvelope(entry_id.decode(), size, _published(raw), None)
     except UNREADABLE as error:
-        logger.error("Entry %s of the recorder stream cannot be read: %s", entry_id.decode(), error)
+        logger.error("Entry %s becomes a gap: %s", entry_id.decode(), error)
         reason = f"its entry could not be read ({type(error).__name__})"
         return StreamedEnvelope(entry_id.decode(), size, None, _gap(raw, reason))
 
