@@ -132,7 +132,7 @@ def _nothing_lost_between(epoch: int, later: int) -> bool:
 
 def _everybody_missed_some(epoch: int, later: int) -> bool:
     """Tell whether a gap of every session lies in the time from one epoch's beginning to another's."""
-    gaps = RecordedGap.objects.filter(session_id="", first__lte=time_text(later), last__gte=time_text(epoch))
+    gaps = RecordedGap.objects.filter(session_id="", first__lte=time_text(later), last__gt=time_text(epoch))
     return gaps.exists()
 
 

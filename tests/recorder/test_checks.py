@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from django.conf import settings as present
 
-from recorder.checks import check_archive_is_recorded, check_recorder_settings
+from recorder.checks import check_archive_is_recorded, check_one_recorder, check_recorder_settings
 
 
 def ids(found: list[Any]) -> list[str]:
@@ -15,6 +15,7 @@ def ids(found: list[Any]) -> list[str]:
 def test_the_defaults_are_right() -> None:
     assert check_recorder_settings() == []
     assert check_archive_is_recorded() == []
+    assert check_one_recorder() == []
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,8 @@ def test_the_defaults_are_right() -> None:
         ({"CLOSE_SECONDS": float("nan")}, "recorder.E002"),
         ({"BATCH_ROWS": 100, "BUFFER_EVENTS": 99}, "recorder.E003"),
         ({"RETRY_SECONDS": 60}, "recorder.E004"),
+        ({"REDIS_URL": None}, "recorder.E002"),
+        ({"CLAIM_SECONDS": 0}, "recorder.E002"),
     ],
 )
 def test_a_wrong_setting_is_named(settings: Any, given: dict[str, Any], expected: str) -> None:
@@ -42,3 +45,16 @@ def test_an_archive_without_its_sink_is_a_warning(settings: Any) -> None:
     assert ids(check_archive_is_recorded()) == ["recorder.W001"]
     settings.COMM = {**present.COMM, "SINKS": [], "ARCHIVE": "comm.archive.Archive"}
     assert check_archive_is_recorded() == []
+
+
+def test_a_recorder_process_stands_behind_the_archive_too(settings: Any) -> None:
+    settings.COMM = {**present.COMM, "SINKS": []}
+    settings.RECORDER = {"REDIS_URL": "redis://127.0.0.1:6379/0"}
+    assert check_archive_is_recorded() == []
+    assert check_one_recorder() == []
+
+
+def test_a_sink_beside_a_recorder_process_is_a_warning(settings: Any) -> None:
+    settings.COMM = {**present.COMM, "SINKS": ["recorder.sink.RecorderSink"]}
+    settings.RECORDER = {"REDIS_URL": "redis://127.0.0.1:6379/0"}
+    assert ids(check_one_recorder()) == ["recorder.W002"]
