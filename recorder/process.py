@@ -14,6 +14,7 @@ from redis import RedisError, ResponseError
 
 from comm.recorder_stream import OTHER_GROUPS, read_gap
 from comm.sinks import Published
+from comm.tenants import every_tenant
 
 from .conf import recorder_settings
 from .entries import StreamedEnvelope, missing_from, read_streamed
@@ -62,6 +63,7 @@ class RecorderProcess:
         self._own_first = True
         self._claim_at = self._gaps_at = self._mark_at = 0.0
 
+    @every_tenant()
     def run(self) -> None:
         """Record until told to stop."""
         pause = FIRST_RETRY_SECONDS
