@@ -260,6 +260,8 @@ RELAY = {
     "WEBCHAT_TIMEOUT_SECONDS": env.float("WEBCHAT_TIMEOUT_SECONDS", default=180.0),
     "MESSAGE_RATE": env.str("MESSAGE_RATE", default="120/minute"),
     "OPERATION_RATE": env.str("OPERATION_RATE", default="600/minute"),
+    "RATE_STORE_URL": REDIS_URL,
+    "RATE_STORE_PREFIX": f"{REDIS_PREFIX}:rates",
     "OPERATION_SECONDS": env.float("OPERATION_SECONDS", default=60.0),
 }
 SANDBOX = {

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 from limits import parse
 
 from .conf import relay_settings
+from .layers.address import Address
 from .models import Session
 
 
@@ -38,6 +40,20 @@ def check_relay_settings(**kwargs: Any) -> list[CheckMessage]:
             sentence = f"RELAY[{name!r}] is {rate!r}; write it as 120/minute"
             found.append(Error(sentence, id="relay.E003"))
     return found
+
+
+@register()
+def check_channel_layer(**kwargs: Any) -> list[CheckMessage]:
+    """The address of Redis can be read, where the channel layer is on Redis."""
+    layer: dict[str, Any] = settings.CHANNEL_LAYERS.get("default", {})
+    if not layer.get("BACKEND", "").endswith(".RedisChannelLayer"):
+        return []
+    try:
+        Address.parse(layer.get("CONFIG", {}).get("url", ""))
+    except ValueError as error:
+        # The URL itself may hold a password.
+        return [Error(f"The address of Redis (REDIS_URL) cannot be read: {error}", id="relay.E005")]
+    return []
 
 
 @register(deploy=True)

@@ -75,6 +75,9 @@ class RelaySettings(NamedTuple):
     """Calls of bundle operations of one session; pages make more of these than people write messages."""
     OPERATION_SECONDS: float = 60.0
     """How long an operation may take; common proxies give up after as long."""
+    RATE_STORE_URL: str = ""
+    """Redis, where the rates of all processes are counted together; empty counts in each for itself."""
+    RATE_STORE_PREFIX: str = "backchannel:rates"
     BACKLOG_TURNS: int = 500
     """Turns accepted and not yet started, over which new messages get 503."""
     BREAKER_FAILURES: int = 5

@@ -14,9 +14,6 @@ from typing import Any
 from django.core.signals import setting_changed
 from django.db import DatabaseError
 from django.dispatch import receiver
-from limits import RateLimitItem, parse
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
 
 from comm.exceptions import BundleUnknown
 from comm.exceptions import ConversationForbidden as ConversationOfAnother
@@ -26,7 +23,7 @@ from comm.turns.acceptance import accept
 from comm.turns.incoming import Acknowledgement, Caller, IncomingMessage
 from comm.zones import user_zone
 
-from . import lifecycle
+from . import lifecycle, rates
 from .breaker import Breaker
 from .conf import relay_settings
 from .exceptions import (
@@ -39,6 +36,7 @@ from .exceptions import (
     RateLimited,
     Unavailable,
 )
+from .rates import Spent
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +60,10 @@ def admit(caller: Caller) -> list[Notice]:
 def admit_operation(caller: Caller) -> None:
     """Raise the refusal of a call to a bundle's operation: Draining (503) or RateLimited (429)."""
     refuse_when_draining()
-    rate = _rate("OPERATION_RATE")
-    if rate is None or _limiter().hit(rate, "operation", caller.session_id):
+    spent = rates.spend("OPERATION_RATE", "operation", caller.session_id)
+    if spent is None or spent.allowed:
         return
-    window = _limiter().get_window_stats(rate, "operation", caller.session_id)
-    data = _rate_data(rate, window.reset_time, 0, caller, "operations")
+    data = _rate_data(spent, caller, "operations")
     limit = data["rate_limit"]
     raise RateLimited(limit["user_message"], retry_after=limit["retry_after_sec"], data=data)
 
@@ -125,13 +122,11 @@ def _refuse_when_behind() -> None:
 
 def _spend(caller: Caller) -> list[Notice]:
     """Count a message against its session's rate; return a warning when little is left."""
-    rate = _rate("MESSAGE_RATE")
-    if rate is None:
+    spent = rates.spend("MESSAGE_RATE", caller.session_id)
+    if spent is None:
         return []
-    allowed = _limiter().hit(rate, caller.session_id)
-    window = _limiter().get_window_stats(rate, caller.session_id)
-    data = _rate_data(rate, window.reset_time, window.remaining if allowed else 0, caller)
-    if not allowed:
+    data = _rate_data(spent, caller)
+    if not spent.allowed:
         limit = data["rate_limit"]
         raise RateLimited(
             limit["user_message"],
@@ -142,8 +137,8 @@ def _spend(caller: Caller) -> list[Notice]:
                 Notice("rate_limit.denied", "Rate limit", data),
             ],
         )
-    used = rate.amount - window.remaining
-    if used < rate.amount * relay_settings().MESSAGE_RATE_WARNING:
+    limit = spent.rate.amount
+    if limit - spent.remaining < limit * relay_settings().MESSAGE_RATE_WARNING:
         return []
     return [Notice("rate_limit.warning", "Rate limit near", data)]
 
@@ -156,12 +151,11 @@ def zone_of(caller: Caller) -> tzinfo:
     return user_zone(caller.timezone, caller.utc_offset_min)
 
 
-def _rate_data(
-    rate: RateLimitItem, reset_time: float, remaining: int, caller: Caller, what: str = "messages"
-) -> dict[str, Any]:
+def _rate_data(spent: Spent, caller: Caller, what: str = "messages") -> dict[str, Any]:
     """Return `data` of the rate events; the window moves, so "reset" is when its oldest message leaves it."""
-    wait = max(1, math.ceil(reset_time - time.time()))
-    reset_at = datetime.fromtimestamp(reset_time, UTC)
+    rate, remaining = spent.rate, spent.remaining
+    wait = max(1, math.ceil(spent.reset_time - time.time()))
+    reset_at = datetime.fromtimestamp(spent.reset_time, UTC)
     reset_text = _clock_text(reset_at, zone_of(caller))
     per = f"{rate.amount} {what} per {_spoken(rate.get_expiry())}"
     if remaining:
@@ -212,19 +206,7 @@ def _breaker() -> Breaker:
     return Breaker(conf.BREAKER_FAILURES, conf.BREAKER_RESET_SECONDS)
 
 
-@cache
-def _limiter() -> MovingWindowRateLimiter:
-    return MovingWindowRateLimiter(MemoryStorage())
-
-
-@cache
-def _rate(setting: str) -> RateLimitItem | None:
-    rate: str = getattr(relay_settings(), setting)
-    return parse(rate) if rate else None
-
-
 @receiver(setting_changed)
 def _forget(*, setting: str, **kwargs: Any) -> None:
     if setting == "RELAY":
-        for remembered in (_breaker, _limiter, _rate):
-            remembered.cache_clear()
+        _breaker.cache_clear()

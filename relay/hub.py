@@ -9,13 +9,17 @@ from comm.history import Position
 from comm.publisher import TRANSIENT_TYPE
 
 from .conf import relay_settings
+from .exceptions import Unavailable
 from .history import Lost, history_layer, read_after
 from .layers.base import HistoryChannelLayer, Message
 from .peers import KEEPALIVE_TICKS, Peer, reset_notice
-from .registry import StreamInfo, add_stream, remove_stream
+from .registry import StreamInfo, StreamTeller, add_stream, remove_stream
 from .transports.frames import Frame
 
 logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 2
+"""When a stream that could not be opened is worth another try."""
 
 
 class Room:
@@ -57,13 +61,15 @@ class Hub:
         self.delivered = 0
         """Messages that the layer handed to this hub so far."""
         self._layer: HistoryChannelLayer
+        self._teller: StreamTeller | None = None
 
     async def start(self) -> None:
         """Take a process channel and listen to it."""
         self._layer = history_layer()
         self.channel = await self._layer.new_channel("hub")
         await self._layer.group_add(HUBS, self.channel)
-        for job in (self._listen, self._check_tails, self._keep_alive):
+        self._teller = StreamTeller(self._layer)
+        for job in (self._listen, self._check_tails, self._look_after_outages, self._keep_alive):
             self._tasks.append(asyncio.create_task(self._keep_running(job), name=f"hub {job.__name__}"))
 
     async def aclose(self) -> None:
@@ -76,6 +82,9 @@ class Hub:
             await self._layer.group_discard(HUBS, self.channel)
         for peer in list(self.peers()):
             await self.leave(peer)
+        if self._teller is not None:
+            await self._teller.aclose()
+            self._teller = None
 
     def peers(self) -> Iterator[Peer]:
         """Every peer of this process, once."""
@@ -92,14 +101,22 @@ class Hub:
         """Register a peer and find where its stream starts; return what `Peer.begin` asks for.
 
         `peer.cursor` and `peer.resume` are set. Whoever joins a peer leaves it, also when this raises.
+        Errors: Unavailable (503) while the layer's store is away.
         """
         self._joined.add(peer)
-        for info in _infos(peer):
+        infos = _infos(peer)
+        for info in infos:
             add_stream(info)
-        room = await self._enter(session_group(peer.session_id), peer)
-        if peer.project_events:
-            await self._enter(project_group(peer.tenant, peer.project), peer)
-        await self._plan(peer, room.tail(), last_event_id)
+        try:
+            room = await self._enter(session_group(peer.session_id), peer)
+            if peer.project_events:
+                await self._enter(project_group(peer.tenant, peer.project), peer)
+            await self._plan(peer, room.tail(), last_event_id)
+        except OSError as error:
+            logger.warning("A stream of session %s could not be opened: %s", peer.session_id, error)
+            raise Unavailable("The stream cannot be opened right now.", retry_after=RETRY_SECONDS) from error
+        if self._teller is not None:
+            await self._teller.opened(infos)
         return room.tail
 
     async def leave(self, peer: Peer) -> None:
@@ -108,8 +125,11 @@ class Hub:
             await peer.aclose()
             return
         self._joined.discard(peer)
-        for info in _infos(peer):
+        infos = _infos(peer)
+        for info in infos:
             remove_stream(info)
+        if self._teller is not None:
+            self._teller.closed(infos)
         try:
             await self._exit(session_group(peer.session_id), peer)
             if peer.project_events:
@@ -247,7 +267,8 @@ class Hub:
             return
         if (error := task.exception()) is not None:
             # The next message or the tail check tries again.
-            logger.error("Group %s could not be read from its log", room.group, exc_info=error)
+            exc_info = None if isinstance(error, OSError) else error
+            logger.error("Group %s could not be read from its log: %s", room.group, error, exc_info=exc_info)
             return
         self._fill_if_behind(room)
 
@@ -257,15 +278,24 @@ class Hub:
         """Find lost last events: compare the tails of the joined groups with what was delivered."""
         while True:
             await asyncio.sleep(relay_settings().TAIL_CHECK_SECONDS)
-            rooms = [
-                r for r in self._rooms.values() if r.last is not None and self._layer.has_history(r.group)
-            ]
-            if not rooms:
-                continue
-            tails = await self._layer.group_tails([room.group for room in rooms])
-            for room, tail in zip(rooms, tails, strict=True):
-                room.seen = max(room.seen, tail)
-                self._fill_if_behind(room)
+            await self._compare_tails()
+
+    async def _compare_tails(self) -> None:
+        rooms = [r for r in self._rooms.values() if r.last is not None and self._layer.has_history(r.group)]
+        if not rooms:
+            return
+        tails = await self._layer.group_tails([room.group for room in rooms])
+        for room, tail in zip(rooms, tails, strict=True):
+            room.seen = max(room.seen, tail)
+            self._fill_if_behind(room)
+
+    async def _look_after_outages(self) -> None:
+        """After each time that the layer was cut off from its store: fill what was missed, tell what was told."""
+        while True:
+            await self._layer.resumed()
+            await self._compare_tails()
+            if self._teller is not None:
+                await self._teller.tell_again()
 
     async def _keep_alive(self) -> None:
         """Serve every peer's keepalive by one timer."""
@@ -280,6 +310,11 @@ class Hub:
         while True:
             try:
                 await job()
+            except OSError as error:
+                logger.warning(
+                    "The hub's %s waits for the layer's store: %s", getattr(job, "__name__", job), error
+                )
+                await asyncio.sleep(1)
             except Exception:
                 # A hub that stopped listening would silence every stream of the process.
                 logger.exception("The hub's %s failed; it starts again", getattr(job, "__name__", job))

@@ -14,7 +14,7 @@ from relay import gateway
 from relay.clocks import Clock
 from relay.exceptions import BadRequest, NotFound
 from relay.models import Session
-from relay.registry import find_streams
+from relay.registry import find_stream_of
 
 from .attachments import accept_files
 from .bodies import RawSubmission
@@ -43,7 +43,7 @@ def caller_of(session: Session, clock: Clock = UNKNOWN_CLOCK) -> Caller:
 def sender_of(caller: Caller, stream_id: str) -> Sender:
     """The caller on one of its streams; a message falls back to the stream's tenant and project."""
     conf = comm_settings()
-    stream = next((s for s in find_streams(stream_id) if s.session_id == caller.session_id), None)
+    stream = find_stream_of(caller.session_id, stream_id)
     return Sender(
         caller=caller,
         stream_id=stream_id,

@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Any
 
 from channels.exceptions import ChannelFull
+from django.core.exceptions import ImproperlyConfigured
 
 from comm.groups import HISTORY_PREFIXES
 from comm.history import Entry, LogSlice, Position
@@ -89,7 +90,10 @@ class RedisChannelLayer(LocalMail):
         recorder_stream_bytes: int = 256 * MIB,
     ) -> None:
         super().__init__(expiry, capacity, channel_capacity, group_expiry)
-        self._address = Address.parse(url)
+        try:
+            self._address = Address.parse(url)
+        except ValueError as error:
+            raise ImproperlyConfigured(f"the address of Redis cannot be read: {error}") from None
         self._prefix = f"{prefix}:"
         self._timeout = timeout
         self._history_seconds = history_seconds

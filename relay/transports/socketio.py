@@ -171,6 +171,9 @@ class SocketIoTransport:
         self._clients[sid] = Client(peer, Upstream(opening, peer))
         try:
             tail = await get_hub().join(peer, opening.last_event_id)
+        except RelayError as error:
+            await self._disconnect(sid)
+            raise Refused(str(error), {**error.detail(), "status": error.status}) from None
         except BaseException:
             await self._disconnect(sid)
             raise

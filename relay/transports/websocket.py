@@ -19,7 +19,7 @@ from relay.peers import Peer
 
 from .frames import Encoder, encode_body, websocket_frame
 from .greeting import DEFAULT_RETRY_MS, GOODBYE, READY, goodbye_body, ready_body
-from .opening import Asked, AuthPayload, admit, auth_payload, peer_of
+from .opening import Asked, AuthPayload, Opening, admit, auth_payload, peer_of
 from .sockets import CloseSocket, SocketConsumer
 
 KEEPALIVE = b'{"event":"keepalive"}'
@@ -82,18 +82,21 @@ class WebSocketConsumer(SocketConsumer):
         self, asked: Asked, credentials: Credentials, before: tuple[str, Position] | None = None
     ) -> None:
         try:
-            opening = await admit(asked, credentials, "ws")
+            tail = await self._join(await admit(asked, credentials, "ws"), before)
         except RelayError as error:
             raise CloseSocket(CLOSE_CODES.get(error.status, CLOSE_CODES[400]), str(error)) from None
+        assert self.peer is not None
+        self.peer.begin(tail)
+        if is_draining():
+            self.peer.say_goodbye(DEFAULT_RETRY_MS)
+
+    async def _join(self, opening: Opening, before: tuple[str, Position] | None) -> Callable[[], Position]:
         self.peer = peer_of(self, opening)
         self.upstream = Upstream(opening, self.peer)
         last_event_id = opening.last_event_id
         if before is not None and before[0] == self.peer.session_id and last_event_id is None:
             last_event_id = str(before[1])
-        tail = await get_hub().join(self.peer, last_event_id)
-        self.peer.begin(tail)
-        if is_draining():
-            self.peer.say_goodbye(DEFAULT_RETRY_MS)
+        return await get_hub().join(self.peer, last_event_id)
 
     async def _open_anew(self, asked: Asked, credentials: Credentials) -> None:
         """Open the stream in the place of the one that is open, where there is one."""

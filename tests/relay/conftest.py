@@ -15,10 +15,10 @@ from comm.history import Position
 from comm.publisher import MESSAGE_TYPE
 from relay.hub import Hub
 from relay.layers.base import HistoryChannelLayer
-from relay.layers.memory import MemoryChannelLayer
 from relay.peers import Peer
 from relay.transports.frames import encode_body, sse_frame
 from tests.clients import SseEvent, parse_event
+from tests.contract.backends import BACKENDS
 from tests.waiting import aeventually
 
 
@@ -109,11 +109,18 @@ class House:
         return position
 
 
+@pytest.fixture(params=sorted(BACKENDS))
+def layer_kind(request: pytest.FixtureRequest) -> str:
+    """The kind of channel layer that a house stands on: each test of one runs on every kind."""
+    kind: str = request.param
+    return kind
+
+
 @pytest.fixture
-async def house(request: pytest.FixtureRequest) -> AsyncIterator[House]:
+async def house(request: pytest.FixtureRequest, layer_kind: str) -> AsyncIterator[House]:
     """A running hub; `@pytest.mark.parametrize("house", [{...}], indirect=True)` sets RELAY and layer options."""
     options = dict(getattr(request, "param", {}))
-    layer = MemoryChannelLayer(**options.pop("layer", {}))
+    layer = BACKENDS[layer_kind](**options.pop("layer", {}))
     before = channel_layers.set("default", layer)
     hub = Hub()
     with override_settings(RELAY=options, COMM={"ARCHIVE": "comm.archive.Archive"}):
@@ -122,6 +129,7 @@ async def house(request: pytest.FixtureRequest) -> AsyncIterator[House]:
             yield House(layer, hub)
         finally:
             await hub.aclose()
+            await layer.flush()
             await layer.aclose()
             if before is None:
                 channel_layers.backends.pop("default", None)
