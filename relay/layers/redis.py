@@ -287,11 +287,12 @@ class RedisChannelLayer(LocalMail):
         self, link: Link, item: Outgoing, error: asyncio.CancelledError
     ) -> Position | None:
         """A cancelled sender: nothing was sent, or else it learns its position and is cancelled at its next wait."""
-        if item.future.cancelled():
-            if not link.is_up or self._sender.withdraw(item):
+        if not item.settled:
+            if not (link.is_up and item.written):
                 raise error
             item.future = link.loop.create_future()
-        position = await item.future
+            await item.future
+        position = item.outcome()
         task = asyncio.current_task()
         if task is not None:
             task.uncancel()

@@ -24,7 +24,7 @@ PLACE_BYTES = 16
 class Outgoing:
     """One message on its way, and who waits for its position."""
 
-    __slots__ = ("deadline", "future", "name", "packed")
+    __slots__ = ("deadline", "error", "future", "name", "packed", "position", "settled", "written")
 
     def __init__(
         self, name: bytes, packed: bytes, deadline: float, future: "asyncio.Future[Position | None]"
@@ -33,6 +33,30 @@ class Outgoing:
         self.packed = packed
         self.deadline = deadline
         self.future = future
+        self.written = False
+        self.settled = False
+        self.position: Position | None = None
+        self.error: Exception | None = None
+
+    def take(self, position: Position | None) -> None:
+        """It was taken; also whoever was cancelled this moment can still learn where."""
+        self.position = position
+        self.settled = True
+        if not self.future.done():
+            self.future.set_result(position)
+
+    def fail(self, error: Exception) -> None:
+        """It was not taken, or is not known to be."""
+        self.error = error
+        self.settled = True
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def outcome(self) -> Position | None:
+        """Return or raise what became of it, once it is settled."""
+        if self.error is not None:
+            raise self.error
+        return self.position
 
 
 class Sender:
@@ -80,6 +104,7 @@ class Sender:
         while queue and len(items) < MESSAGES_AT_ONCE and size < BYTES_AT_ONCE:
             item = queue.popleft()
             if not item.future.done():
+                item.written = True
                 items.append(item)
                 size += len(item.packed)
         if items:
@@ -112,8 +137,7 @@ class Sender:
         for number, (item, (epoch, seq)) in enumerate(zip(items, iter_unpack(">QQ", reply), strict=True)):
             if epoch:
                 places[item.name[1:]] = reply[PLACE_BYTES * number : PLACE_BYTES * (number + 1)]
-            if not item.future.done():
-                item.future.set_result(Position(epoch, seq) if epoch else None)
+            item.take(Position(epoch, seq) if epoch else None)
         if len(places) > PLACES_REMEMBERED:
             self._older_places, self._places = places, {}
 
@@ -127,18 +151,18 @@ class Sender:
         self._batch = None
         now = link.loop.time()
         for item in reversed(items):
-            if item.deadline > now:
+            if item.deadline > now and not item.future.cancelled():
+                item.written = False
                 self._queue.appendleft(item)
-            elif not item.future.done():
-                item.future.set_exception(RedisAway(f"Redis at {link.address} did not answer in time"))
+            else:
+                item.fail(RedisAway(f"Redis at {link.address} did not answer in time"))
         link.flush_soon()
 
     def failed(self, link: Link, items: list[Outgoing], error: Exception) -> None:
         """Redis refused a batch, or the link is closed."""
         self._batch = None
         for item in items:
-            if not item.future.done():
-                item.future.set_exception(error)
+            item.fail(error)
         if self._queue:
             link.flush_soon()
 
@@ -147,17 +171,14 @@ class Sender:
         under_way = self._batch.items if self._batch is not None else ()
         for item in under_way:
             if item.deadline + GRACE_SECONDS < now and not item.future.done():
-                item.future.set_exception(link.away())
+                item.fail(link.away())
         while self._queue and (self._queue[0].deadline < now or self._queue[0].future.done()):
-            item = self._queue.popleft()
-            if not item.future.done():
-                item.future.set_exception(link.away())
+            self._queue.popleft().fail(link.away())
 
     def close(self, error: Exception) -> None:
         """Fail whatever waits."""
         for item in self._queue:
-            if not item.future.done():
-                item.future.set_exception(error)
+            item.fail(error)
         self._queue.clear()
 
     def places(self) -> dict[bytes, bytes]:
@@ -167,13 +188,6 @@ class Sender:
     def remember(self, places: dict[bytes, bytes]) -> None:
         """Go on from what another sender of this process knew."""
         self._older_places = places
-
-    def withdraw(self, item: Outgoing) -> bool:
-        """Take back a message that has not been written; tell whether it was."""
-        if item in self._queue:
-            self._queue.remove(item)
-            return True
-        return False
 
 
 class Batch(Call):
