@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint bench clean
+.PHONY: run fleet test lint bench clean
 
 run: $(VENV)/.installed
 	@$(BIN)/python manage.py migrate --verbosity 0
@@ -12,6 +12,11 @@ run: $(VENV)/.installed
 	@echo "Backchannel: http://localhost:$(PORT)/  (admin: http://localhost:$(PORT)/admin/)"
 	@exec $(BIN)/uvicorn project.asgi:application --host $${HOST:-127.0.0.1} --port $(PORT) \
 		--loop uvloop --http httptools --timeout-graceful-shutdown 15 --ws-max-size 67108864 --ws-per-message-deflate false
+
+# A whole fleet in the foreground: two web processes (PORT and the next one), two workers, a recorder, and Valkey unless
+# REDIS_URL names one. Needs a PostgreSQL, named by DATABASE_URL.
+fleet: $(VENV)/.installed-dev
+	@exec $(BIN)/python -m project.fleet --host $${HOST:-127.0.0.1} --port $(PORT)
 
 test: $(VENV)/.installed-dev
 	@tests/provision.sh
