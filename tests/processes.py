@@ -25,13 +25,21 @@ class TestedProcess:
     __test__ = False
 
     def __init__(
-        self, name: str, command: list[str], log: Path, *, env: dict[str, str], ready: str = ""
+        self,
+        name: str,
+        command: list[str],
+        log: Path,
+        *,
+        env: dict[str, str],
+        ready: str = "",
+        cwd: Path = ROOT,
     ) -> None:
         self.name = name
         self.command = command
         self.log = log
         self.env = env
         self.ready = ready
+        self.cwd = cwd
         self.process: subprocess.Popen[bytes] | None = None
         self._said_before = 0
 
@@ -39,7 +47,7 @@ class TestedProcess:
         """Start it; return when it is up."""
         self._said_before = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, cwd=ROOT, env=self.env, stdout=log, stderr=log)
+            self.process = subprocess.Popen(self.command, cwd=self.cwd, env=self.env, stdout=log, stderr=log)
         if wait:
             self.wait_until_up()
         return self

@@ -1,6 +1,6 @@
 #!/bin/sh
-# What the tests need beside Python: Chromium for the page, Node and the real socket.io-client, bubblewrap. Installed
-# where that is possible (Debian, as root); elsewhere it says what is missing, and the tests that need it are
+# What the tests need beside Python: Chromium for the page, Node and the real socket.io-client, bubblewrap, nginx.
+# Installed where that is possible (Debian, as root); elsewhere it says what is missing, and the tests that need it are
 # skipped, except in CI.
 set -eu
 cd "$(dirname "$0")"
@@ -14,6 +14,7 @@ command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>
     wanted="chromium fonts-dejavu-core"
 command -v npm >/dev/null 2>&1 || wanted="$wanted nodejs npm"
 command -v bwrap >/dev/null 2>&1 || wanted="$wanted bubblewrap"
+command -v nginx >/dev/null 2>&1 || wanted="$wanted nginx-light"
 if [ -n "$wanted" ] && debian; then
     apt-get update -qq
     # shellcheck disable=SC2086
