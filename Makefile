@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run fleet test lint bench clean
+.PHONY: run fleet test lint bench soak clean
 
 run: $(VENV)/.installed
 	@$(BIN)/python manage.py migrate --verbosity 0
@@ -30,6 +30,11 @@ lint: $(VENV)/.installed-dev
 # Takes some ten minutes, on a quiet machine; writes benchmarks/RESULTS.md.
 bench: $(VENV)/.installed-dev
 	@$(BIN)/python -m benchmarks.run --write
+
+# A fleet under load and restarts for so many minutes; needs a PostgreSQL (POSTGRES_URL) where it may make a database.
+MINUTES ?= 5
+soak: $(VENV)/.installed-dev
+	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "Backchannel needs Python 3.11; name it with PYTHON=/path/to/python3.11"; exit 1; }

@@ -151,7 +151,10 @@ class ChatClient:
         ) as response:
             assert response.status_code == 200, (response.status_code, await response.aread())
             stream = Stream(response)
-            ready = await stream.next()
+            try:
+                ready = await stream.next()
+            except StopAsyncIteration:
+                raise httpx.RemoteProtocolError("the stream ended before its ready frame") from None
             assert ready.event == "ready"
             self.session_id = ready.data["session_id"]
             yield stream

@@ -37,20 +37,25 @@ def manage(*arguments: str, env: dict[str, str]) -> str:
 
 
 @functools.cache
-def postgres_or_skip() -> str:
+def postgres_server() -> str:
     """Return the URL of a PostgreSQL where databases may be made, whatever the tests' own database is.
 
-    Without one the test is skipped, and fails in CI.
+    Errors: psycopg.Error without one.
     """
     url = os.environ.get("POSTGRES_URL") or LOCAL_POSTGRES
+    psycopg.connect(url, connect_timeout=10).close()
+    return url
+
+
+def postgres_or_skip() -> str:
+    """Return what `postgres_server` does; without one the test is skipped, and fails in CI."""
     try:
-        psycopg.connect(url, connect_timeout=5).close()
+        return postgres_server()
     except psycopg.Error as error:
         reason = f"no PostgreSQL at POSTGRES_URL or 127.0.0.1:5432: {error}"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    return url
 
 
 def new_postgres(server: str) -> str:

@@ -33,7 +33,7 @@ class Fleet:
 
     `proxied` puts a TcpProxy, `postgres`, between the processes and the database, to cut them off from it. `env` is
     for all processes. They share one folder for attachments. Leaving the context ends everything and drops the
-    database. Without a PostgreSQL the test is skipped, and fails in CI.
+    database. `server` is the URL of a PostgreSQL; without one the test is skipped, and fails in CI.
     """
 
     def __init__(
@@ -45,10 +45,11 @@ class Fleet:
         recorders: int = 1,
         durable: bool = True,
         proxied: bool = False,
+        server: str = "",
         env: dict[str, Any] | None = None,
     ) -> None:
         self.folder = folder
-        self._server = postgres_or_skip()
+        self._server = server or postgres_or_skip()
         self.database_url = new_postgres(self._server)
         self.valkey = ValkeyProcess(durable=durable)
         self.postgres = _proxy_to(self.database_url) if proxied else None

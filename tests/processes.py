@@ -15,6 +15,12 @@ END_SECONDS = 90.0
 """Generous: a machine that runs many of them at once may be very slow."""
 
 
+def rss_mib(pid: int) -> float:
+    """Return the resident memory of a process."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
 class TestedProcess:
     """A process of a test; `start`, `stop` (SIGTERM) and `kill` (SIGKILL) as often as one likes.
 
@@ -69,8 +75,7 @@ class TestedProcess:
     @property
     def rss_mib(self) -> float:
         """Its resident memory."""
-        pages = int(Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+        return rss_mib(self.pid)
 
     def terminate(self) -> None:
         """Send SIGTERM and return at once."""
