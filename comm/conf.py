@@ -47,6 +47,8 @@ class CommSettings(NamedTuple):
     """Two indexed statements each time."""
     TURN_CONCURRENCY: int = 64
     """Turns that one process runs at once; more wait as accepted rows."""
+    WORKER_START_SECONDS: float = 30.0
+    """How long a worker that starts waits for PostgreSQL and the channel layer, which may be starting with it."""
     STOP_GRACE_SECONDS: float = 2.0
     """How long a stopped bundle may wrap up before its task is cancelled."""
     DRAIN_GRACE_SECONDS: float = 10.0

@@ -241,6 +241,7 @@ COMM = {
     "TURN_QUEUE": "project.tasks.JobQueue" if TURNS == "workers" else "",
     "ARCHIVE": env.str("ARCHIVE", default="recorder.archive.RecordedArchive"),
     "TURN_CONCURRENCY": env.int("TURN_CONCURRENCY", default=64),
+    "WORKER_START_SECONDS": env.float("WORKER_START_SECONDS", default=30.0),
     "DRAIN_GRACE_SECONDS": env.float("DRAIN_GRACE_SECONDS", default=10.0),
 }
 RELAY = {

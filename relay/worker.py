@@ -28,8 +28,6 @@ from .history import history_layer
 logger = logging.getLogger(__name__)
 
 ROLE = "worker"
-START_SECONDS = 30.0
-"""How long a start waits for PostgreSQL and Redis, which may be starting with it."""
 START_AGAIN_SECONDS = 1.0
 PROBE = "worker-start"
 """The session that a starting worker asks the layer for; nobody's."""
@@ -89,13 +87,14 @@ class Worker:
 
     async def _wait_for_services(self) -> None:
         """Wait until the tables and the channel layer answer. Errors: WorkerCannotStart."""
-        deadline = asyncio.get_running_loop().time() + START_SECONDS
+        patience = comm_settings().WORKER_START_SECONDS
+        deadline = asyncio.get_running_loop().time() + patience
         while True:
             missing = await _missing()
             if missing is None or self._signalled.is_set():
                 return
             if asyncio.get_running_loop().time() > deadline:
-                raise WorkerCannotStart(f"{missing} (waited {START_SECONDS:.0f} s)")
+                raise WorkerCannotStart(f"{missing} (waited {patience:.0f} s)")
             logger.warning("Waiting to start: %s", missing)
             await asyncio.sleep(START_AGAIN_SECONDS)
 

@@ -64,7 +64,9 @@ class Fleet:
             **{key: str(value) for key, value in (env or {}).items()},
         }
         self.web = [self._web(number) for number in range(web)]
-        self.workers = [self._command("worker", n, "runturns", WORKER_READY) for n in range(workers)]
+        self.workers: list[TestedProcess] = []
+        for _ in range(workers):
+            self.add_worker()
         self.recorders = [
             self._command("recorder", n, "runrecorder", RECORDER_READY) for n in range(recorders)
         ]
@@ -124,6 +126,13 @@ class Fleet:
         if error is not None:
             error.add_note(self.output())
         self.close()
+
+    def add_worker(self, env: dict[str, Any] | None = None) -> TestedProcess:
+        """Return one more worker, which is not started; `env` is for it alone."""
+        worker = self._command("worker", len(self.workers), "runturns", WORKER_READY)
+        worker.env.update(env or {})
+        self.workers.append(worker)
+        return worker
 
     # --- looking ----------------------------------------------------------------------------------------
 
