@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import logging
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from comm.turns.queue import TurnQueue, turn_queue
 from comm.turns.runner import TurnRunner
 from comm.wall import demand_wall
 
+from .collecting import Collector
 from .history import history_layer
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ class Worker:
         self._signalled = asyncio.Event()
         self._draining = False
         self._heartbeat = Heartbeat(beats_folder(), ROLE, self._told)
+        self._collector = Collector(self._moves)
 
     async def run(self) -> None:
         """Run turns until a signal, then drain; everything is flushed and closed when it returns.
@@ -109,6 +112,7 @@ class Worker:
             self._queue.work(self._runner.run, concurrency), name="queue", context=contextvars.Context()
         )
         self._heartbeat.start()
+        self._collector.start()
         logger.info("Working; up to %s turns at once", concurrency)
 
     # --- stopping -----------------------------------------------------------------------------------
@@ -128,6 +132,7 @@ class Worker:
             self._taking.cancel()
             await asyncio.gather(self._taking, return_exceptions=True)
         for work in (
+            self._collector.aclose,
             services.aclose_services,
             self._runner.aclose,
             aclose_bundles,
@@ -137,6 +142,10 @@ class Worker:
         ):
             await _step(work())
         publisher.set_home_loop(None)
+
+    def _moves(self) -> int:
+        """Something that stands still only while no turn runs: then a pause for a full collection hurts nobody."""
+        return time.monotonic_ns() if self._runner.running else 0
 
     def _told(self) -> dict[str, Any]:
         return {"role": ROLE, "turns": self._runner.running, "draining": self._draining}
