@@ -209,10 +209,14 @@ class Link:
             self.loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._flush_due = False
         if not self._up or self._paused:
+            self._flush_due = False
             return
-        self._before_write()
+        try:
+            # What the layer adds now is written now: the flush is still due.
+            self._before_write()
+        finally:
+            self._flush_due = False
         waiting = self._waiting
         if not waiting:
             return

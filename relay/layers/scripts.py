@@ -3,8 +3,9 @@
 Keys, under the layer's prefix: `tail:<group>` (epoch, seq, bytes ever kept, bytes before the oldest entry, last
 renewal; 8 bytes each), `log:<group>` (a stream whose ids are the positions; `m` message, `t` ms when it was kept,
 `c` bytes kept before it), `clock` (which epochs were given), `sender:<id>` (the last batch of a sender, and what
-became of it), `chan:<name>` (a channel that any process may receive from), `stream:<id>` (who has it open).
-Published are `to:<group>` and `bell:<name>`. A log without its tail is garbage: the next one begins without it.
+became of it and of the one before it), `chan:<name>` (a channel that any process may receive from), `stream:<id>`
+(who has it open). Published are `to:<group>` and `bell:<name>`. A log without its tail is garbage: the next one
+begins without it.
 """
 
 import hashlib
@@ -106,10 +107,19 @@ local REC, HELD, GAPS, CAP = '{recorder}', '{held}', '{gaps}', {recorder_bytes}
 local NOWHERE = pack('>I8I8', 0, 0)
 local key, number, now = P .. 'sender:' .. ARGV[1], tonumber(ARGV[2]), ms()
 local done = call('GET', key)
+local before = ''
 if done then
-  local last = unpk('>I8', done)
-  if last == number then return cut(done, 9) end
+  local last, size = unpk('>I8I4', done)
+  if last == number then return cut(done, 13, 12 + size) end
+  if last == number + 1 then return cut(done, 13 + size) end
   if last > number then return redis.error_reply('STALE a later batch of this sender was taken') end
+  if last == number - 1 then
+    before = cut(done, 13, 12 + size)
+  elseif ARGV[4] == '1' then
+    return 'WAIT'
+  end
+elseif ARGV[4] == '1' then
+  return 'WAIT'
 end
 if now > tonumber(ARGV[3]) then return 'LATE ' .. now end
 
@@ -128,7 +138,7 @@ end
 local held
 local added = 0
 local places = {{}}
-for i = 4, #ARGV, 2 do
+for i = 5, #ARGV, 2 do
   local kind, group, message = cut(ARGV[i], 1, 1), cut(ARGV[i], 2), ARGV[i + 1]
   local place, text = NOWHERE, ''
   if kind == 'r' or kind == 'h' then
@@ -178,7 +188,7 @@ for i = 4, #ARGV, 2 do
 end
 if added > 0 then call('INCRBY', HELD, added) end
 local result = table.concat(places)
-call('SET', key, pack('>I8', number) .. result, 'PX', {sender_ms})
+call('SET', key, pack('>I8I4', number, #result) .. result .. before, 'PX', {sender_ms})
 return result
 """
 

@@ -13,6 +13,8 @@ from .scripts import Script
 
 MESSAGES_AT_ONCE = 128
 """Messages in one call of the script, which stands in everybody's way for some 10 µs each."""
+BATCHES_AT_ONCE = 2
+"""Batches under way; Redis remembers what became of so many."""
 BYTES_AT_ONCE = 1024 * 1024
 GRACE_SECONDS = 1.0
 """How long after its time limit an answer may still come: Redis takes nothing after the limit."""
@@ -60,11 +62,13 @@ class Outgoing:
 
 
 class Sender:
-    """Sends messages over a link, one batch at a time; what is called meanwhile makes up the next one.
+    """Sends messages over a link, two batches at a time; what is called meanwhile makes up the next one.
 
-    One batch under way keeps the order of calls whatever happens to the wire, and lets a batch be repeated:
-    Redis knows the number of the last one it took, and what became of it. A batch also carries its time
-    limit by Redis' clock, so a message whose sender was told that it failed is not taken later.
+    Redis works on one while this process makes the other. A batch may be repeated when the wire broke: Redis
+    knows the number of the last one it took, and what became of it and of the one before. A batch that follows
+    one without an answer says so, and is not taken when that one was not: the order of calls is kept whatever
+    happens. A batch also carries its time limit by Redis' clock, so a message whose sender was told that it
+    failed is not taken later.
 
     Names begin with a letter for the script: `r` (numbered, kept, recorded), `h` (numbered, kept), `p`
     (recorded), `g` (only published).
@@ -76,7 +80,9 @@ class Sender:
         self._sender_id = sender_id
         self._script = script
         self._queue: deque[Outgoing] = deque()
-        self._batch: Batch | None = None
+        self._under_way: deque[Batch] = deque()
+        self._returned: list[Outgoing] = []
+        """What was not taken, and goes first again once nothing is under way."""
         self._number = time.time_ns() // 1_000_000
         self._ahead_ms = 0.0
         """The clock of Redis, in ms, minus the loop's."""
@@ -90,14 +96,21 @@ class Sender:
         loop = link.loop
         item = Outgoing(name, packed, loop.time() + link.timeout_seconds, loop.create_future())
         self._queue.append(item)
-        if self._batch is None:
+        if len(self._under_way) < BATCHES_AT_ONCE:
             link.flush_soon()
         return item
 
     def pump(self, link: Link) -> None:
-        """Put the next batch on the link when none is under way."""
-        if self._batch is not None or not self._queue:
-            return
+        """Put the next batches on the link, as many as may be under way."""
+        while self._queue and len(self._under_way) < BATCHES_AT_ONCE and not self._returned:
+            if not (items := self._next_items()):
+                return
+            self._number += 1
+            batch = Batch(self, link, items, self._encoded(items))
+            self._under_way.append(batch)
+            link.send(batch)
+
+    def _next_items(self) -> list[Outgoing]:
         items: list[Outgoing] = []
         size = 0
         queue = self._queue
@@ -107,19 +120,21 @@ class Sender:
                 item.written = True
                 items.append(item)
                 size += len(item.packed)
-        if items:
-            self._number += 1
-            self._batch = Batch(self, link, items, self._encoded(items))
-            link.send(self._batch)
+        return items
 
     def _encoded(self, items: list[Outgoing]) -> bytes:
-        """Return the script's call: who sends, which batch, until when, and name and message of each."""
+        """Return the script's call: who sends, which batch, until when, whether after one without an answer."""
         until_ms = int(items[0].deadline * 1000 + self._ahead_ms)
         parts = [
-            b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n0\r\n" % (6 + 2 * len(items), self._script.digest),
+            b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n0\r\n" % (7 + 2 * len(items), self._script.digest),
             *(
                 b"$%d\r\n%b\r\n" % (len(text), text)
-                for text in (self._sender_id.encode(), b"%d" % self._number, b"%d" % until_ms)
+                for text in (
+                    self._sender_id.encode(),
+                    b"%d" % self._number,
+                    b"%d" % until_ms,
+                    b"1" if self._under_way else b"0",
+                )
             ),
         ]
         for item in items:
@@ -128,57 +143,56 @@ class Sender:
             )
         return b"".join(parts)
 
-    def taken(self, link: Link, items: list[Outgoing], reply: bytes) -> None:
+    def taken(self, link: Link, batch: "Batch", reply: bytes) -> None:
         """The batch's answer: tell each sender its position."""
-        self._batch = None
-        if self._queue:
-            link.flush_soon()
+        self._answered(link, batch)
         places = self._places
-        for number, (item, (epoch, seq)) in enumerate(zip(items, iter_unpack(">QQ", reply), strict=True)):
+        for number, (item, (epoch, seq)) in enumerate(zip(batch.items, iter_unpack(">QQ", reply), strict=True)):
             if epoch:
                 places[item.name[1:]] = reply[PLACE_BYTES * number : PLACE_BYTES * (number + 1)]
             item.take(Position(epoch, seq) if epoch else None)
         if len(places) > PLACES_REMEMBERED:
             self._older_places, self._places = places, {}
 
-    def too_late(self, link: Link, items: list[Outgoing], redis_ms: int) -> None:
-        """Redis took none of a batch, since its time was over; whoever has time left is sent again."""
-        self.set_clock(redis_ms, link.loop.time())
-        self.again(link, items)
-
-    def again(self, link: Link, items: list[Outgoing]) -> None:
-        """Send what somebody still waits for once more, before all else."""
-        self._batch = None
+    def not_taken(self, link: Link, batch: "Batch") -> None:
+        """Redis took none of a batch: send what somebody still waits for once more, before all that came later."""
         now = link.loop.time()
-        for item in reversed(items):
+        for item in batch.items:
             if item.deadline > now and not item.future.cancelled():
                 item.written = False
-                self._queue.appendleft(item)
+                self._returned.append(item)
             else:
                 item.fail(RedisAway(f"Redis at {link.address} did not answer in time"))
-        link.flush_soon()
+        self._answered(link, batch)
 
-    def failed(self, link: Link, items: list[Outgoing], error: Exception) -> None:
+    def failed(self, link: Link, batch: "Batch", error: Exception) -> None:
         """Redis refused a batch, or the link is closed."""
-        self._batch = None
-        for item in items:
+        for item in batch.items:
             item.fail(error)
+        self._answered(link, batch)
+
+    def _answered(self, link: Link, batch: "Batch") -> None:
+        self._under_way.remove(batch)
+        if self._returned and not self._under_way:
+            self._queue.extendleft(reversed(self._returned))
+            self._returned.clear()
         if self._queue:
             link.flush_soon()
 
     def give_up(self, link: Link, now: float) -> None:
         """Tell the senders whose time is over; Redis refuses their batch when it comes to it."""
-        under_way = self._batch.items if self._batch is not None else ()
-        for item in under_way:
-            if item.deadline + GRACE_SECONDS < now and not item.future.done():
-                item.fail(link.away())
+        for batch in self._under_way:
+            for item in batch.items:
+                if item.deadline + GRACE_SECONDS < now and not item.future.done():
+                    item.fail(link.away())
         while self._queue and (self._queue[0].deadline < now or self._queue[0].future.done()):
             self._queue.popleft().fail(link.away())
 
     def close(self, error: Exception) -> None:
         """Fail whatever waits."""
-        for item in self._queue:
+        for item in (*self._returned, *self._queue):
             item.fail(error)
+        self._returned.clear()
         self._queue.clear()
 
     def places(self) -> dict[bytes, bytes]:
@@ -203,9 +217,12 @@ class Batch(Call):
 
     def answer(self, reply: Any) -> None:
         if reply.startswith(b"LATE"):
-            self._sender.too_late(self._link, self.items, int(reply.split()[1]))
+            self._sender.set_clock(int(reply.split()[1]), self._link.loop.time())
+            self._sender.not_taken(self._link, self)
+        elif reply == b"WAIT":
+            self._sender.not_taken(self._link, self)
         else:
-            self._sender.taken(self._link, self.items, reply)
+            self._sender.taken(self._link, self, reply)
 
     def fail(self, error: Exception) -> None:
-        self._sender.failed(self._link, self.items, error)
+        self._sender.failed(self._link, self, error)
