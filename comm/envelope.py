@@ -7,6 +7,7 @@ have content delta, extra, route, metadata. An envelope is encoded once, by its 
 import math
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -137,8 +138,14 @@ def decode_envelope(body: bytes | str) -> Envelope:
 def stamp() -> tuple[str, int]:
     """Return the present as an envelope says it twice: ISO 8601 in UTC with milliseconds, and epoch ms."""
     ts = time.time_ns() // 1_000_000
-    text = datetime.fromtimestamp(ts / 1000, UTC).isoformat(timespec="milliseconds")
-    return text.removesuffix("+00:00") + "Z", ts
+    second, millisecond = divmod(ts, 1000)
+    return f"{_iso_of(second)}.{millisecond:03d}Z", ts
+
+
+@lru_cache(maxsize=2)
+def _iso_of(second: int) -> str:
+    """Return a second as ISO 8601 without its zone; some thousand envelopes share one."""
+    return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
 
 
 def _explain(envelope: Envelope, error: Exception) -> EnvelopeInvalid:

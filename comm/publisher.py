@@ -82,6 +82,8 @@ async def show(envelope: Envelope, *, session_id: str | None = None, stream_id: 
 async def _send_at_home(
     group: str, envelope: Envelope, body: bytes, target_sid: str | None
 ) -> Position | None:
+    if _home_loop is None or _home_loop is asyncio.get_running_loop():
+        return await _send(group, envelope, body, target_sid)
     return await at_home(_send(group, envelope, body, target_sid))
 
 
@@ -97,9 +99,9 @@ async def _send(group: str, envelope: Envelope, body: bytes, target_sid: str | N
     route = envelope.socket_event
     message = {"type": MESSAGE_TYPE, "group": group, "route": route, "target_sid": target_sid, "body": body}
     position = await _group_send(group, message, envelope)
-    sinks.offer(
-        sinks.Published(envelope, body, route, position, envelope.conversation.session_id, target_sid)
-    )
+    if sinks.are_active():
+        session_id = envelope.conversation.session_id
+        sinks.offer(sinks.Published(envelope, body, route, position, session_id, target_sid))
     return position
 
 

@@ -54,6 +54,11 @@ def active_sinks() -> Iterable[Sink]:
     return tuple(_active)
 
 
+def are_active() -> bool:
+    """Whether any sink runs in this process: where none does, nothing has to be made for it."""
+    return bool(_active)
+
+
 async def start_sinks() -> None:
     """Start the sinks of `COMM["SINKS"]`; harmless when they run already."""
     if _active:
