@@ -147,7 +147,9 @@ class Sender:
         """The batch's answer: tell each sender its position."""
         self._answered(link, batch)
         places = self._places
-        for number, (item, (epoch, seq)) in enumerate(zip(batch.items, iter_unpack(">QQ", reply), strict=True)):
+        for number, (item, (epoch, seq)) in enumerate(
+            zip(batch.items, iter_unpack(">QQ", reply), strict=True)
+        ):
             if epoch:
                 places[item.name[1:]] = reply[PLACE_BYTES * number : PLACE_BYTES * (number + 1)]
             item.take(Position(epoch, seq) if epoch else None)

@@ -1,23 +1,32 @@
-"""The plain recipe: one consumer and one channel per connection, in a group, on Channels' own in-memory layer.
+"""The plain recipe, as Channels' tutorial writes it: a consumer per connection, each with a channel in a group.
 
-The stream is written by the handler of the layer's messages, outside `handle()`, so that it works at all.
+The stream is written by the handler of the layer's messages, outside `handle()`, so that it works at all. The
+layer is the one that this module's settings name.
 """
 
 import json
-import os
 from typing import Any
 
 from channels.exceptions import StopConsumer
 from channels.generic.http import AsyncHttpConsumer
 from channels.layers import get_channel_layer
 from channels.routing import URLRouter
+from django.conf import settings
 from django.core.asgi import get_asgi_application
 from django.urls import path
 
-os.environ["DJANGO_SETTINGS_MODULE"] = "benchmarks.recipe_settings"
-get_asgi_application()
+from .events import delta
 
-from benchmarks.emitting import Control  # noqa: E402
+
+def configure(layer: dict[str, Any]) -> None:
+    """Set Django up with nothing but Channels on this layer."""
+    settings.configure(
+        SECRET_KEY="benchmark",
+        ALLOWED_HOSTS=["*"],
+        INSTALLED_APPS=["channels"],
+        CHANNEL_LAYERS={"default": layer},
+    )
+    get_asgi_application()
 
 
 class PlainConsumer(AsyncHttpConsumer):
@@ -48,19 +57,11 @@ class PlainConsumer(AsyncHttpConsumer):
 
 async def publish(session: str, number: int, text: str) -> None:
     """Send one event to a session's group."""
-    data = {
-        "type": "chat.delta", "service": {"tenant": "default", "project": "default", "user_type": "anonymous"},
-        "conversation": {"session_id": session, "conversation_id": "conversation", "turn_id": "turn"},
-        "event": {"agent": "assistant", "step": "stream", "status": "running", "title": ""}, "data": {},
-        "delta": {"text": text, "index": number, "marker": "answer", "completed": False},
-    }  # fmt: skip
+    data = delta(session, number, text)
     await get_channel_layer().group_send(f"chat-{session}", {"type": "chat.event", "data": data})
 
 
-async def lifespan_free(scope: Any, receive: Any, send: Any) -> None:
+async def application(scope: Any, receive: Any, send: Any) -> None:
     """Serve the stream; there is nothing to start."""
     if scope["type"] == "http":
         await URLRouter([path("sse/stream", PlainConsumer.as_asgi())])(scope, receive, send)
-
-
-application = Control(lifespan_free, publish)
