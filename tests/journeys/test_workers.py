@@ -134,6 +134,30 @@ async def test_the_turn_of_a_killed_worker_is_declared_within_15_s_also_when_no_
     assert finished_at.timestamp() - killed_at < 15
 
 
+async def test_web_processes_that_run_turns_themselves_stop_and_declare_each_others(
+    start_fleet: StartFleet,
+) -> None:
+    fleet = start_fleet(web=2, workers=0, env={"TURNS": "embedded"})
+    async with ChatClient(fleet.urls[0]) as client:
+        async with client.stream() as stream:
+            stopped = await begin(client, stream)
+            client.url = fleet.urls[1]
+            await client.send("", conversation_id=stopped["conversation_id"], message_kind="steer")
+            assert completion(await stream.until_idle()) == "success"
+        client.url = fleet.urls[0]
+        async with client.stream() as stream:
+            killed = await begin(client, stream)
+            owner = row_of(fleet, killed["turn_id"])[2]
+        assert owner == row_of(fleet, stopped["turn_id"])[2]
+        client.url = fleet.urls[1]
+        async with client.stream(last_event_id=stream.last_event_id) as other:
+            fleet.web[0].kill()
+            told = await other.until_idle(timeout=60)
+    assert completion(told) == "interrupted"
+    assert row_of(fleet, stopped["turn_id"])[:2] == ("stopped", 1)
+    assert row_of(fleet, killed["turn_id"])[:2] == ("interrupted", 2)
+
+
 async def test_an_accepted_turn_waits_for_a_worker_and_runs_once(start_fleet: StartFleet) -> None:
     fleet = start_fleet(web=2, workers=2, env={"TURN_CONCURRENCY": 1, "DRAIN_GRACE_SECONDS": 1})
     async with ChatClient(fleet.urls[0]) as client, client.stream() as stream:
