@@ -20,9 +20,7 @@ from tests.waiting import aeventually
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
-    pytest.mark.skipif(
-        connection.vendor != "postgresql", reason="jobs need PostgreSQL: run with DATABASE_URL=postgres://…"
-    ),
+    pytest.mark.postgresql,
 ]
 
 WITH_JOBS = {**QUICK, "TURN_QUEUE": "project.tasks.JobQueue", "TURN_SWEEP_SECONDS": 0.3}
