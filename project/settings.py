@@ -244,7 +244,24 @@ COMM = {
     "WORKER_START_SECONDS": env.float("WORKER_START_SECONDS", default=30.0),
     "DRAIN_GRACE_SECONDS": env.float("DRAIN_GRACE_SECONDS", default=10.0),
 }
+TOKEN_JWKS_URL = env.str("TOKEN_JWKS_URL", default="")
+TOKEN_KEY = env.str("TOKEN_KEY", multiline=True, default="")
 RELAY = {
+    # With the issuer's keys, tokens are known; the login of this site is known in any case.
+    "AUTHENTICATORS": [
+        *(["relay.tokens.BearerToken"] if TOKEN_JWKS_URL or TOKEN_KEY else []),
+        "relay.credentials.DjangoLogin",
+    ],
+    "TOKEN_JWKS_URL": TOKEN_JWKS_URL,
+    "TOKEN_KEY": TOKEN_KEY,
+    "TOKEN_ALGORITHMS": env.list("TOKEN_ALGORITHMS", default=[]),
+    "TOKEN_ISSUER": env.str("TOKEN_ISSUER", default=""),
+    "TOKEN_AUDIENCES": env.list("TOKEN_AUDIENCES", default=[]),
+    "ID_TOKEN_AUDIENCES": env.list("ID_TOKEN_AUDIENCES", default=[]),
+    "TOKEN_LEEWAY_SECONDS": env.float("TOKEN_LEEWAY_SECONDS", default=30.0),
+    "TOKEN_ROLES_CLAIM": env.str("TOKEN_ROLES_CLAIM", default="roles"),
+    "TOKEN_ROLES": env.dict("TOKEN_ROLES", default={"admin": "privileged", "paid": "paid"}),
+    "TOKEN_USER_PREFIX": env.str("TOKEN_USER_PREFIX", default=""),
     "REJECT_ANONYMOUS_SSE": env.bool("CHAT_SSE_REJECT_ANONYMOUS", default=False),
     "REJECT_ANONYMOUS_WS": env.bool("CHAT_WS_REJECT_ANONYMOUS", default=False),
     "KEEPALIVE_SECONDS": env.float("KEEPALIVE_SECONDS", default=15.0),

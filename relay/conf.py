@@ -41,6 +41,28 @@ class RelaySettings(NamedTuple):
     AUTH_TOKEN_COOKIE_NAME: str = "__Secure-LATC"
     ID_TOKEN_COOKIE_NAME: str = "__Secure-LITC"
     ID_TOKEN_HEADER_NAME: str = "X-ID-Token"
+    TOKEN_JWKS_URL: str = ""
+    """Where the issuer's public keys are; relay.tokens.BearerToken wants this or TOKEN_KEY."""
+    TOKEN_KEY: str = ""
+    """One key instead: a public key in PEM, or a shared secret."""
+    TOKEN_ALGORITHMS: Sequence[str] = ()
+    """Accepted signatures; empty for all that fit the key."""
+    TOKEN_ISSUER: str = ""
+    TOKEN_AUDIENCES: Sequence[str] = ()
+    ID_TOKEN_AUDIENCES: Sequence[str] = ()
+    """Empty for those of access tokens."""
+    TOKEN_LEEWAY_SECONDS: float = 30.0
+    """How far the clocks of issuer and server may be apart."""
+    TOKEN_JWKS_SECONDS: float = 300.0
+    """How old fetched keys may be; a key that a token names and they lack is looked for at once."""
+    TOKEN_JWKS_TIMEOUT_SECONDS: float = 3.0
+    """Requests wait for it."""
+    TOKEN_ROLES_CLAIM: str = "roles"
+    """A claim, or a path such as realm_access.roles."""
+    TOKEN_ROLES: Mapping[str, str] = {"admin": "privileged", "paid": "paid"}
+    """Role of a token → user type; any other is registered."""
+    TOKEN_USER_PREFIX: str = ""
+    """Put before a token's subject, where subjects may look like the ids of this site's own accounts."""
     SESSION_COOKIE_NAME: str = "backchannel_session"
     SESSION_COOKIE_DAYS: int = 30
     STREAM_ID_LENGTH_TRUSTED: int = 16

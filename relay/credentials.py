@@ -30,12 +30,14 @@ class Credentials:
     """What a client presented; an empty string is a thing that it did not.
 
     `session_id` was named by the client (header or query), `cookie_session_id` came with our cookie,
-    `login_key` is the key of a Django session. `stream_id` is set where it may stand for an anonymous
-    session, which is on POST. `fingerprint` tells devices apart for people, it proves nothing.
+    `login_key` is the key of a Django session. `token_by_cookie` says that the tokens came in cookies. `stream_id`
+    is set where it may stand for an anonymous session, which is on POST. `fingerprint` tells devices apart for
+    people, it proves nothing.
     """
 
     bearer_token: str = ""
     id_token: str = ""
+    token_by_cookie: bool = False
     ticket: str = ""
     session_id: str = ""
     cookie_session_id: str = ""
@@ -53,13 +55,16 @@ class Credentials:
         if not bearer and not id_token:
             # A source counts as a whole: an id token of one login never joins the access token of another.
             bearer, id_token = _plain(query.get("bearer_token")), _plain(query.get("id_token"))
-        if not bearer and not id_token:
+        ticket = "" if bearer or id_token else _plain(query.get("ticket"))
+        by_cookie = not (bearer or id_token or ticket)
+        if by_cookie:
             bearer = _plain(request.COOKIES.get(conf.AUTH_TOKEN_COOKIE_NAME))
             id_token = _plain(request.COOKIES.get(conf.ID_TOKEN_COOKIE_NAME))
         return cls(
             bearer_token=bearer,
             id_token=id_token,
-            ticket=_plain(query.get("ticket")),
+            token_by_cookie=by_cookie,
+            ticket=ticket,
             session_id=_plain(request.headers.get("User-Session-ID")) or _plain(query.get("user_session_id")),
             cookie_session_id=_plain(request.COOKIES.get(conf.SESSION_COOKIE_NAME)),
             login_key=_plain(request.COOKIES.get(settings.SESSION_COOKIE_NAME)),
@@ -76,16 +81,17 @@ class Credentials:
     def presenting(
         self, bearer_token: str | None, id_token: str | None, ticket: str | None, session_id: str | None
     ) -> "Credentials":
-        """The same credentials with those of an auth message, which win; its tokens count as a whole."""
-        bearer, identity = _plain(bearer_token), _plain(id_token)
-        if not bearer and not identity:
-            bearer, identity = self.bearer_token, self.id_token
+        """The same credentials with those of an auth message, which win; its tokens and ticket count as a whole."""
+        bearer, identity, given = _plain(bearer_token), _plain(id_token), _plain(ticket)
+        named = replace(self, session_id=_plain(session_id) or self.session_id)
+        if not (bearer or identity or given):
+            return named
         return replace(
-            self,
+            named,
             bearer_token=bearer,
             id_token=identity,
-            ticket=_plain(ticket) or self.ticket,
-            session_id=_plain(session_id) or self.session_id,
+            token_by_cookie=False,
+            ticket="" if bearer or identity else given,
         )
 
     def with_stream(self, stream_id: str) -> "Credentials":
@@ -120,7 +126,8 @@ class Identity:
     """Who the credentials belong to.
 
     `user_type` is registered, paid or privileged. `by_cookie` says that a browser sends the proof by
-    itself, so that a page elsewhere could have caused the request.
+    itself, so that a page elsewhere could have caused the request; `origin_proves`, that the page's Origin is enough
+    to tell (pages with tokens of another login have no CSRF token of ours).
     """
 
     user_id: str
@@ -129,6 +136,7 @@ class Identity:
     roles: tuple[str, ...] = ()
     permissions: tuple[str, ...] = ()
     by_cookie: bool = False
+    origin_proves: bool = False
 
 
 class Authenticator(Protocol):

@@ -82,6 +82,12 @@ class TokenInvalid(RelayError):
     status, code = 401, "token_invalid"
 
 
+class TicketInvalid(RelayError):
+    """A ticket was presented that is used up, too old, or was never given out."""
+
+    status, code = 401, "ticket_invalid"
+
+
 class SessionUnknown(RelayError):
     """A session was named that does not exist."""
 

@@ -38,3 +38,14 @@ class Session(models.Model):
     def owner(self) -> str:
         """Who owns the conversations of this session: the user, or the session itself."""
         return self.user_id if self.user_id is not None else self.session_id
+
+
+class Ticket(models.Model):
+    """A ticket that was given out and not used yet, by its hash."""
+
+    digest = models.CharField(max_length=64, primary_key=True)
+    session = models.ForeignKey(Session, on_delete=models.CASCADE, related_name="+")
+    expires_at = models.DateTimeField(db_index=True)
+
+    def __str__(self) -> str:
+        return f"ticket of {self.session}"

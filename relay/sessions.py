@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from .credentials import Credentials, Identity, identify
 from .exceptions import AnonymousRejected, SessionForbidden, SessionRequired, SessionUnknown
 from .models import Session
 from .registry import find_streams
+from .tickets import redeem_ticket
 
 Transport = Literal["sse", "ws", "http"]
 """`http` is for endpoints that stand beside the transports, such as /profile."""
@@ -47,6 +49,28 @@ def session_of(
             "or name an open stream of an anonymous session."
         )
     return Session.objects.create(session_id=_new_id(), fingerprint=credentials.fingerprint)
+
+
+def session_by_ticket(credentials: Credentials, transport: Transport) -> Session:
+    """Return the session of a ticket, which decides alone.
+
+    Errors: TicketInvalid, AnonymousRejected (401), SessionForbidden (403).
+    """
+    session = redeem_ticket(credentials.ticket)
+    if credentials.session_id not in ("", session.session_id):
+        raise SessionForbidden("The ticket is of another session than the one that is named.")
+    if session.is_anonymous:
+        _refuse_anonymous(transport)
+    return _seen(session)
+
+
+def redeemed(credentials: Credentials, session: Session) -> tuple[Credentials, Identity | None]:
+    """Return what stands for the ticket that has opened a session, when the same connection opens it again."""
+    if session.is_anonymous:
+        return replace(credentials, ticket="", session_id=session.session_id), None
+    roles, permissions = tuple(session.roles), tuple(session.permissions)
+    identity = Identity(str(session.user_id), session.username, session.user_type, roles, permissions)
+    return replace(credentials, ticket=""), identity
 
 
 def session_headers(session: Session) -> dict[str, str]:

@@ -13,6 +13,7 @@ urlpatterns = [
     path("health", views.HealthView.as_view(), name="health"),
     path("profile", views.ProfileView.as_view(), name="profile"),
     path("sse/chat", views.ChatView.as_view(), name="sse-chat"),
+    path("sse/ticket", views.TicketView.as_view(), name="sse-ticket"),
     path("sse/conv_status.get", views.ConversationStateView.as_view(), name="conversation-state"),
     path(CONVERSATIONS, views.ConversationsView.as_view(), name="conversations"),
     path(f"{CONVERSATION}/fetch", views.ConversationView.as_view(), name="conversation"),

@@ -94,7 +94,7 @@ def start(request: HttpRequest) -> Started:
     identity = identify(credentials)
     session = session_of(identity, credentials, create=True, transport="sse")
     if identity is not None and identity.by_cookie:
-        check_csrf(request)
+        check_csrf(request, origin_proves=identity.origin_proves)
     headers = request.headers
     clock = read_clock(headers.get("X-User-Timezone", ""), headers.get("X-User-UTC-Offset", ""))
     caller = caller_of(session, clock)

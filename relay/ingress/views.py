@@ -28,6 +28,7 @@ from relay.history import history_layer
 from relay.layers.base import HistoryChannelLayer
 from relay.models import Session
 from relay.sessions import Transport, profile_of, session_headers, session_of
+from relay.tickets import TICKET_SECONDS, issue_ticket
 
 from . import bodies, service
 from .checking import check_storable, convert, identifier
@@ -67,7 +68,7 @@ class Endpoint(JsonView):
     query_tokens = False
     http: HttpRequest
     session: Session | None = None
-    _by_cookie = False
+    _by_cookie = _origin_proves = False
 
     def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
         """Keep Django's own request: we read bodies ourselves, bounded and in our words."""
@@ -84,7 +85,8 @@ class Endpoint(JsonView):
             credentials = credentials.with_stream(stream_id)
         identity = identify(credentials)
         self.session = session_of(identity, credentials, create=create, transport=self.transport)
-        self._by_cookie = identity is not None and identity.by_cookie
+        if identity is not None:
+            self._by_cookie, self._origin_proves = identity.by_cookie, identity.origin_proves
         if csrf:
             self.check_csrf()
         return self.session
@@ -92,7 +94,7 @@ class Endpoint(JsonView):
     def check_csrf(self) -> None:
         """Demand the page's token of a login by cookie that wants to change something. Errors: CsrfFailed."""
         if self._by_cookie:
-            check_csrf(self.http)
+            check_csrf(self.http, origin_proves=self._origin_proves)
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
         """Add X-Session-ID and X-User-Type, to errors as well."""
@@ -138,6 +140,17 @@ class ChatView(Endpoint):
     def _read(self) -> bodies.RawSubmission:
         bodies.check_length(self.http)
         return bodies.read_submission(self.http)
+
+
+class TicketView(Endpoint):
+    """POST /sse/ticket: a ticket for the URL of one stream of the caller's session."""
+
+    transport: Transport = "sse"
+
+    def post(self, request: Request) -> Response:
+        """Answer with the ticket and the seconds for which it is good."""
+        session = self.resolve()
+        return Response({"ticket": issue_ticket(session), "expires_in": TICKET_SECONDS})
 
 
 class ConversationStateView(Endpoint):

@@ -21,7 +21,7 @@ from relay.exceptions import BadRequest, StreamIdRequired, Unavailable
 from relay.ingress.checking import check_storable, convert
 from relay.models import Session
 from relay.peers import Peer, Wire
-from relay.sessions import Transport, session_of
+from relay.sessions import Transport, session_by_ticket, session_of
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def _admit(
     check_stream_id(stream_id)
     tenant, project = _scope(asked.tenant, "tenant"), _scope(asked.project, "project")
     return Opening(
-        session=session_of(identity or identify(credentials), credentials, create=True, transport=transport),
+        session=_session(credentials, transport, identity),
         stream_id=stream_id,
         tenant=tenant or conf.DEFAULT_TENANT,
         project=project or conf.DEFAULT_PROJECT,
@@ -149,6 +149,12 @@ def _admit(
         last_event_id=asked.last_event_id or None,
         clock=read_clock(asked.timezone, asked.utc_offset_min),
     )
+
+
+def _session(credentials: Credentials, transport: Transport, identity: Identity | None) -> Session:
+    if credentials.ticket and identity is None:
+        return session_by_ticket(credentials, transport)
+    return session_of(identity or identify(credentials), credentials, create=True, transport=transport)
 
 
 def check_stream_id(stream_id: str) -> None:

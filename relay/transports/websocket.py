@@ -9,13 +9,14 @@ from django.http import HttpRequest
 from comm.envelope import stamp
 from comm.history import Position
 from relay.conf import relay_settings
-from relay.credentials import Credentials
+from relay.credentials import Credentials, Identity
 from relay.exceptions import BadRequest, RelayError
 from relay.hub import get_hub
 from relay.ingress.bodies import RawSubmission
 from relay.ingress.upstream import Upstream, refusal_of
 from relay.lifecycle import is_draining
 from relay.peers import Peer
+from relay.sessions import redeemed
 
 from .frames import Encoder, encode_body, websocket_frame
 from .greeting import DEFAULT_RETRY_MS, GOODBYE, READY, goodbye_body, ready_body
@@ -48,6 +49,7 @@ class WebSocketConsumer(SocketConsumer):
         self.request: HttpRequest
         self.upstream: Upstream | None = None
         self._introduced = False
+        self._opening: Opening | None = None
 
     # --- opening --------------------------------------------------------------------------------------
 
@@ -79,10 +81,14 @@ class WebSocketConsumer(SocketConsumer):
         )
 
     async def _open(
-        self, asked: Asked, credentials: Credentials, before: tuple[str, Position] | None = None
+        self,
+        asked: Asked,
+        credentials: Credentials,
+        identity: Identity | None = None,
+        before: tuple[str, Position] | None = None,
     ) -> None:
         try:
-            tail = await self._join(await admit(asked, credentials, "ws"), before)
+            tail = await self._join(await admit(asked, credentials, "ws", identity), before)
         except RelayError as error:
             raise CloseSocket(CLOSE_CODES.get(error.status, CLOSE_CODES[400]), str(error)) from None
         assert self.peer is not None
@@ -91,6 +97,7 @@ class WebSocketConsumer(SocketConsumer):
             self.peer.say_goodbye(DEFAULT_RETRY_MS)
 
     async def _join(self, opening: Opening, before: tuple[str, Position] | None) -> Callable[[], Position]:
+        self._opening = opening
         self.peer = peer_of(self, opening)
         self.upstream = Upstream(opening, self.peer)
         last_event_id = opening.last_event_id
@@ -98,15 +105,17 @@ class WebSocketConsumer(SocketConsumer):
             last_event_id = str(before[1])
         return await get_hub().join(self.peer, last_event_id)
 
-    async def _open_anew(self, asked: Asked, credentials: Credentials) -> None:
+    async def _open_anew(
+        self, asked: Asked, credentials: Credentials, identity: Identity | None = None
+    ) -> None:
         """Open the stream in the place of the one that is open, where there is one."""
         before = self.peer
         if before is None:
-            await self._open(asked, credentials)
+            await self._open(asked, credentials, identity)
             return
         written = await before.retire()
         await get_hub().leave(before)
-        await self._open(asked, credentials, (before.session_id, written))
+        await self._open(asked, credentials, identity, (before.session_id, written))
 
     # --- the way up -----------------------------------------------------------------------------------
 
@@ -133,7 +142,12 @@ class WebSocketConsumer(SocketConsumer):
             payload = auth_payload({name: value for name, value in message.items() if name != "type"})
         except BadRequest as error:
             raise CloseSocket(CLOSE_CODES[400], str(error)) from None
-        await self._open_anew(*self._asked(payload))
+        asked, credentials = self._asked(payload)
+        if self._opening is not None and credentials.ticket and not payload.ticket:
+            # The ticket of the URL is used up: it has opened the stream that is open.
+            await self._open_anew(asked, *redeemed(credentials, self._opening.session))
+        else:
+            await self._open_anew(asked, credentials)
 
     async def _chat_message(self, message: dict[str, Any]) -> dict[str, Any]:
         assert self.upstream is not None
