@@ -97,7 +97,7 @@ def command(*parts: bytes | str | int) -> bytes:
     """Return a command as it is written."""
     out = [b"*%d\r\n" % len(parts)]
     for part in parts:
-        data = part if isinstance(part, bytes) else str(part).encode()
+        data = part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass")
         out.append(b"$%d\r\n%b\r\n" % (len(data), data))
     return b"".join(out)
 
