@@ -4,7 +4,8 @@ import asyncio
 
 from comm.recorder_stream import CONSUMER_GROUP, StreamKeys
 
-from .link import Link, RedisAway, RedisRefused, command
+from .calls import RedisAway, RedisRefused, command
+from .link import Link
 
 LOOK_SECONDS = 0.05
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 import hiredis
 
 from .address import Address
+from .calls import Call, FutureCall, RedisAway, RedisRefused, command, error_of, evalsha
 from .scripts import Script
 
 logger = logging.getLogger(__name__)
@@ -27,84 +28,10 @@ TICK_SECONDS = 0.25
 """How exact timeouts are: one timer looks after all calls."""
 PING_SECONDS = 5.0
 """A wire so long silent is asked whether it lives."""
-PASSING = ("LOADING", "BUSY", "MASTERDOWN", "READONLY", "TRYAGAIN")
-"""Errors that go by: it reads its data back, or a script runs, or the server is about to be replaced."""
 WRITE_BUFFER_BYTES = 1024 * 1024
 """Written and not yet taken by the socket; past this nothing more is written for now."""
 NAMES_AT_ONCE = 500
 """Channels in one SUBSCRIBE."""
-
-
-class RedisAway(ConnectionError):
-    """Redis did not answer in time, or cannot be reached: what was asked for did not happen, or is not known to."""
-
-
-class RedisRefused(RedisAway):
-    """Redis answered with an error."""
-
-
-class Call:
-    """One command on its way: its bytes, its time limit (of the loop's clock), and what to do with the answer.
-
-    A call whose `repeat` is true is sent again when the wire broke before its answer came.
-    """
-
-    __slots__ = ("data", "deadline", "repeat", "script")
-
-    def __init__(
-        self, data: bytes, deadline: float, *, repeat: bool = True, script: Script | None = None
-    ) -> None:
-        self.data = data
-        self.deadline = deadline
-        self.repeat = repeat
-        self.script = script
-
-    @property
-    def over(self) -> bool:
-        """Whether nobody waits for it any more."""
-        return False
-
-    def answer(self, reply: Any) -> None:
-        """Take the answer."""
-
-    def fail(self, error: Exception) -> None:
-        """Take note that there will be none, or that it is an error."""
-
-
-class FutureCall(Call):
-    """A call that somebody awaits."""
-
-    __slots__ = ("future",)
-
-    def __init__(self, future: "asyncio.Future[Any]", *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.future = future
-
-    @property
-    def over(self) -> bool:
-        return self.future.done()
-
-    def answer(self, reply: Any) -> None:
-        if not self.future.done():
-            self.future.set_result(reply)
-
-    def fail(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
-
-def command(*parts: bytes | str | int) -> bytes:
-    """Return a command as it is written."""
-    out = [b"*%d\r\n" % len(parts)]
-    for part in parts:
-        data = part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass")
-        out.append(b"$%d\r\n%b\r\n" % (len(data), data))
-    return b"".join(out)
-
-
-def evalsha(script: Script, *args: bytes | str | int) -> bytes:
-    """Return the command that runs a script; its keys are its own affair."""
-    return command(b"EVALSHA", script.digest, b"0", *args)
 
 
 class Link:
@@ -402,7 +329,7 @@ class Link:
             self._waiting.appendleft(Call(data, call.deadline, repeat=False))
             self.flush_soon()
         else:
-            call.fail(_error_of(reply))
+            call.fail(error_of(reply))
 
     # --- time -----------------------------------------------------------------------------------------
 
@@ -454,11 +381,6 @@ class _Wire(asyncio.Protocol):
 
     def _is_current(self) -> bool:
         return self._link.is_wired_by(self._transport)
-
-
-def _error_of(reply: hiredis.ReplyError) -> RedisAway:
-    text = str(reply)
-    return RedisAway(text) if text.startswith(PASSING) else RedisRefused(text)
 
 
 _NOTHING = object()

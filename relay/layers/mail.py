@@ -47,34 +47,50 @@ class LocalMail(HistoryChannelLayer):
 
     async def receive(self, channel: str) -> Message:
         """Wait for the channel's next message. One message goes to one of several receivers."""
-        source = await self._filled(channel)
-        message: Message = source.messages.popleft()[1]
+        source = self._source(channel)
+        while not source.drop_expired(monotonic()):
+            await self._wait(source)
+        message = self._opened([source.messages.popleft()[1]])[0]
         self._close_if_unused(source)
         return message
 
     async def receive_many(self, channel: str) -> list[Message]:
         """Wait for at least one message of a channel, then return all that are waiting, in order."""
-        source = await self._filled(channel)
-        now = monotonic()
-        messages = [message for expires_at, message in source.messages if expires_at > now]
-        source.messages.clear()
-        self._close_if_unused(source)
-        return messages
+        source = self._source(channel)
+        while True:
+            if source.messages:
+                now = monotonic()
+                contents = [content for expires_at, content in source.messages if expires_at > now]
+                source.messages.clear()
+                if contents:
+                    break
+            await self._wait(source)
+        if not source.groups:
+            self._close_if_unused(source)
+        return self._opened(contents)
 
-    async def _filled(self, channel: str) -> "Mailbox":
-        """Return the channel once it holds a message that has not expired."""
-        self.require_valid_channel_name(channel)
-        if "!" in channel:
-            assert self._is_own(channel), "another process's channel"
-        source = self._channels.get(channel) or self._open(channel)
+    @staticmethod
+    def _opened(contents: list[Any]) -> list[Message]:
+        """Return the messages of what lay in a channel."""
+        return contents
+
+    def _source(self, channel: str) -> "Mailbox":
+        """Return a channel to receive from."""
+        source = self._channels.get(channel)
+        if source is None or not source.checked:
+            self.require_valid_channel_name(channel)
+            assert "!" not in channel or self._is_own(channel), "another process's channel"
+            source = source or self._open(channel)
+            source.checked = True
         source.received_at = monotonic()
-        while not source.drop_expired(monotonic()):
-            try:
-                await source.wait()
-            except BaseException:
-                self._close_if_unused(source)
-                raise
         return source
+
+    async def _wait(self, source: "Mailbox") -> None:
+        try:
+            await source.wait()
+        except BaseException:
+            self._close_if_unused(source)
+            raise
 
     def _is_own(self, channel: str) -> bool:
         return channel.partition("!")[0].endswith(self._own_prefix_end[:-1])
@@ -106,16 +122,22 @@ class LocalMail(HistoryChannelLayer):
         self.require_valid_group_name(group)
         member = self._channels.get(channel) or self._open(channel)
         self._groups.setdefault(group, {})[member] = monotonic()
+        self._changed(group)
         member.groups.add(group)
 
     def _remove(self, group: str, member: "Mailbox") -> None:
         members = self._groups.get(group)
         if members is not None and members.pop(member, None) is not None:
             member.groups.discard(group)
-            if not members:
+            if members:
+                self._changed(group)
+            else:
                 del self._groups[group]
                 self._left(group)
             self._close_if_unused(member)
+
+    def _changed(self, group: str) -> None:
+        """The members of a group are others than before."""
 
     def _left(self, group: str) -> None:
         """The last member of a group has left."""
@@ -176,11 +198,13 @@ class LocalMail(HistoryChannelLayer):
 class Mailbox:
     """The messages that wait in one channel, each with its end, and the receivers that wait for them."""
 
-    __slots__ = ("_waiters", "capacity", "groups", "messages", "name", "received_at", "receivers")
+    __slots__ = ("_waiters", "capacity", "checked", "groups", "messages", "name", "received_at", "receivers")
 
     def __init__(self, name: str, capacity: int) -> None:
         self.name = name
         self.capacity = capacity
+        self.checked = False
+        """Whether it is known that this process may receive from it."""
         self.messages: deque[tuple[float, Any]] = deque()
         self.groups: set[str] = set()
         self.receivers = 0

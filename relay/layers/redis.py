@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 import secrets
-from struct import Struct
+from collections.abc import Coroutine
 from time import monotonic
 from typing import Any
 
@@ -12,35 +12,32 @@ from channels.exceptions import ChannelFull
 from django.core.exceptions import ImproperlyConfigured
 
 from comm.groups import HISTORY_PREFIXES
-from comm.history import Entry, LogSlice, Position
+from comm.history import Position
 from comm.publisher import MESSAGE_TYPE
-from comm.recorder_stream import RECORDED_PREFIXES, StreamKeys, pack, unpack
+from comm.recorder_stream import RECORDED_PREFIXES, pack, unpack
 
 from .address import Address
-from .backlog import Backlog
 from .base import Message
-from .link import Call, Link, RedisAway, command, evalsha
-from .mail import LocalMail, Mailbox
+from .calls import Call, RedisAway, command, evalsha
+from .link import Link
+from .mail import Mailbox
 from .scripts import Scripts
 from .sending import PLACE_BYTES, Outgoing, Sender
 from .shared import SharedChannels
+from .store import GROUPS_AT_ONCE, PLACE, RedisStore
 
 logger = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
 
-GROUPS_AT_ONCE = 256
-"""Groups in one call of a script that looks at each."""
-READ_BYTES = MIB
-"""What one read of a log brings at most; some reads may be under way at once, and Redis cuts off a reader that is
-32 MB behind."""
 NAMES_REMEMBERED = 20_000
 
-_PLACE = Struct(">QQ")
 _NOWHERE = bytes(PLACE_BYTES)
+_tuple = tuple.__new__
+"""Makes a Position of a pair in half the time."""
 
 
-class RedisChannelLayer(LocalMail):
+class RedisChannelLayer(RedisStore):
     """Channels' specification and the history contract, across processes.
 
     **Order and failure.** A `group_send` is one step in Redis: position, log, recorder stream and publish. Calls
@@ -89,24 +86,27 @@ class RedisChannelLayer(LocalMail):
         recorder_stream: bool = True,
         recorder_stream_bytes: int = 256 * MIB,
     ) -> None:
-        super().__init__(expiry, capacity, channel_capacity, group_expiry)
+        super().__init__(
+            prefix,
+            Scripts(
+                prefix=prefix,
+                count=history_count,
+                log_bytes=history_bytes,
+                age_ms=int(history_seconds * 1000),
+                recorder_bytes=recorder_stream_bytes,
+            ),
+            recorder_stream,
+            expiry,
+            capacity,
+            channel_capacity,
+            group_expiry,
+        )
         try:
             self._address = Address.parse(url)
         except ValueError as error:
             raise ImproperlyConfigured(f"the address of Redis cannot be read: {error}") from None
-        self._prefix = f"{prefix}:"
         self._timeout = timeout
         self._history_seconds = history_seconds
-        self._recorded = recorder_stream
-        self._keys = StreamKeys.of(prefix)
-        self._backlog = Backlog(self._keys)
-        self._scripts = Scripts(
-            prefix=prefix,
-            count=history_count,
-            log_bytes=history_bytes,
-            age_ms=int(history_seconds * 1000),
-            recorder_bytes=recorder_stream_bytes,
-        ).all
         self._to = f"{prefix}:to:".encode()
         self._inbox = self._to + self._inbox_of(self._process_id)
         self._joined: dict[bytes, _Joined] = {}
@@ -151,7 +151,7 @@ class RedisChannelLayer(LocalMail):
         for name, joined in self._joined.items():
             group = name[len(self._to) :]
             places[group] = max(places.get(group, _NOWHERE), joined.newest)
-        known = [(group, *_PLACE.unpack(place)) for group, place in places.items() if place != _NOWHERE]
+        known = [(group, *PLACE.unpack(place)) for group, place in places.items() if place != _NOWHERE]
         for start in range(0, max(1, len(known)), GROUPS_AT_ONCE):
             args = [part for each in known[start : start + GROUPS_AT_ONCE] for part in each]
             text = self._scripts["confirm"].text
@@ -204,13 +204,18 @@ class RedisChannelLayer(LocalMail):
             self._published_elsewhere(name, payload)
             return
         now = monotonic()
+        if now >= joined.settled_until:
+            joined.living = self._members(joined.group, joined.members, now)
+            joined.settled_until = min(joined.members.values(), default=now) + self.group_expiry
         place = payload[:PLACE_BYTES]
-        group = None
-        if place != _NOWHERE:
+        content: tuple[str | None, bytes]
+        if place == _NOWHERE:
+            content = (None, payload)
+        else:
             joined.newest = place
-            group = joined.group
-        for member in self._members(joined.group, joined.members, now):
-            member.offer(now, now + self.expiry, (group, payload))
+            content = (joined.group, payload)
+        for member in joined.living:
+            member.offer(now, now + self.expiry, content)
 
     def _published_elsewhere(self, name: bytes, payload: bytes) -> None:
         if name == self._inbox:
@@ -221,15 +226,31 @@ class RedisChannelLayer(LocalMail):
 
     async def receive(self, channel: str) -> Message:
         """Wait for the channel's next message. One message goes to one of several receivers."""
-        if self._is_of_a_process(channel):
-            return _opened(await super().receive(channel))
+        if channel in self._channels or self._is_of_a_process(channel):
+            return await super().receive(channel)
         return (await self._shared.receive(channel, 1))[0]
 
-    async def receive_many(self, channel: str) -> list[Message]:
+    def receive_many(self, channel: str) -> Coroutine[Any, Any, list[Message]]:
         """Wait for at least one message of a channel, then return all that are waiting, in order."""
-        if self._is_of_a_process(channel):
-            return [_opened(parcel) for parcel in await super().receive_many(channel)]
-        return await self._shared.receive(channel, self.get_capacity(channel))
+        if channel in self._channels or self._is_of_a_process(channel):
+            return super().receive_many(channel)
+        return self._shared.receive(channel, self.get_capacity(channel))
+
+    @staticmethod
+    def _opened(contents: list[Any]) -> list[Message]:
+        """Return the messages of what lay in a channel: decoded only now, they belong to whoever received them."""
+        messages: list[Message] = []
+        for content in contents:
+            if type(content) is dict:
+                messages.append(content)
+                continue
+            group, payload = content
+            message = unpack(payload[PLACE_BYTES:])
+            if group is not None:
+                message["group"] = group
+                message["position"] = _tuple(Position, PLACE.unpack_from(payload))
+            messages.append(message)
+        return messages
 
     def _is_of_a_process(self, channel: str) -> bool:
         self.require_valid_channel_name(channel)
@@ -334,100 +355,23 @@ class RedisChannelLayer(LocalMail):
                 raise
             joined.subscribed = True
 
+    def _changed(self, group: str) -> None:
+        joined = self._joined.get(self._to + group.encode())
+        if joined is not None:
+            joined.settled_until = 0.0
+
     def _left(self, group: str) -> None:
         name = self._to + group.encode()
         self._joined.pop(name, None)
         if self._link is not None and not self._link.closed:
             self._link.unsubscribe(name)
 
-    # --- history ------------------------------------------------------------------------------------
-
-    def _history(self, group: str) -> str:
-        self.require_valid_group_name(group)
-        if not self.has_history(group):
-            raise ValueError(f"group {group} has no history")
-        return group
-
-    async def group_read(self, group: str, after: Position, limit: int) -> LogSlice:
-        """Return up to `limit` kept entries after a position, with the log's bounds, in one step.
-
-        One read brings some READ_BYTES at most, and at least one entry where there is one.
-        """
-        link = self._linked()
-        script = self._scripts["read"]
-        async with link.reading:
-            reply = await link.run(script, self._history(group), after.epoch, after.seq, limit, READ_BYTES)
-        tail = Position(*_PLACE.unpack(reply[0]))
-        epoch = tail.epoch
-        entries = [
-            Entry(Position(epoch, seq), unpack(packed)) for seq, packed in enumerate(reply[2], reply[3] + 1)
-        ]
-        return LogSlice(Position(epoch, reply[1]), tail, entries)
-
-    async def group_tail(self, group: str) -> Position:
-        """Return the newest position of the group; makes the log when there is none."""
-        return (await self.group_tails([group]))[0]
-
-    async def group_tails(self, groups: list[str]) -> list[Position]:
-        """Return the newest positions of several groups: one script call for some hundreds, all in one write."""
-        link = self._linked()
-        script = self._scripts["tails"]
-        names = [self._history(group) for group in groups]
-        parts = [names[start : start + GROUPS_AT_ONCE] for start in range(0, len(names), GROUPS_AT_ONCE)]
-        replies = await asyncio.gather(*(link.run(script, *part) for part in parts))
-        return [Position(*place) for reply in replies for place in _PLACE.iter_unpack(reply)]
-
-    async def group_forget(self, group: str) -> None:
-        """Drop the log of a group at once; the next one is of a later epoch."""
-        self.require_valid_group_name(group)
-        await self._linked().run(self._scripts["forget"], group)
-
-    # --- the recorder, and streams --------------------------------------------------------------------
-
-    async def recorder_lag(self) -> tuple[int, float] | None:
-        """Return how many messages the recorder has yet to commit, and the age of the oldest in seconds."""
-        return await self._backlog.lag(self._linked()) if self._recorded else None
-
-    async def recorded_up_to_now(self, timeout_seconds: float) -> bool:
-        """Wait until the recorder has committed all that was sent before; False when it took too long."""
-        return await self._backlog.worked_off(self._linked(), timeout_seconds) if self._recorded else True
-
-    async def tell_streams(self, streams: dict[str, bytes], seconds: float) -> None:
-        """Tell every process which streams are open here, or have closed (empty), for so many seconds."""
-        link = self._linked()
-        script = self._scripts["tell"]
-        parts = [part for told in streams.items() for part in told]
-        size = 2 * GROUPS_AT_ONCE
-        await asyncio.gather(
-            *(
-                link.run(script, self._process_id, int(seconds * 1000), *parts[start : start + size])
-                for start in range(0, len(parts), size)
-            )
-        )
-
-    async def find_streams(self, stream_id: str, timeout_seconds: float) -> list[bytes]:
-        """Return what each process told of a stream; RedisAway when that is not known in time."""
-        found: list[bytes] = await self._linked().run(
-            self._scripts["find"], stream_id, timeout_seconds=timeout_seconds
-        )
-        return found
-
     # --- the end of things --------------------------------------------------------------------------
 
     async def flush(self) -> None:
         """Forget every message, group and log, of every process; who waits in `receive` goes on waiting."""
         self._forget_memberships()
-        link = self._linked()
-        await link.run(self._scripts["forget_all"])
-        kept = {f"{self._prefix}clock".encode(), self._keys.born.encode()}
-        pattern = re.sub(r"([*?\[\]\\])", r"\\\1", self._prefix) + "*"
-        cursor = b"0"
-        while True:
-            cursor, keys = await link.ask(command("SCAN", cursor, "MATCH", pattern, "COUNT", 1000))
-            if doomed := [key for key in keys if key not in kept]:
-                await link.ask(command("UNLINK", *doomed))
-            if cursor == b"0":
-                return
+        await self._wipe()
 
     async def aclose(self) -> None:
         """Let go of the connection and of all that waits in this process; what is in Redis stays."""
@@ -452,22 +396,13 @@ class RedisChannelLayer(LocalMail):
 class _Joined:
     """A group that this process listens to, and the newest place in it that it has heard of."""
 
-    __slots__ = ("group", "members", "newest", "subscribed")
+    __slots__ = ("group", "living", "members", "newest", "settled_until", "subscribed")
 
     def __init__(self, group: str, members: dict[Mailbox, float]) -> None:
         self.group = group
         self.members = members
+        self.living: list[Mailbox] = []
+        """The members that are to hear, as looked up last; to be looked up again after `settled_until`."""
+        self.settled_until = 0.0
         self.newest = _NOWHERE
         self.subscribed = False
-
-
-def _opened(parcel: Any) -> Message:
-    """Return the message of what lay in a channel: it is decoded only now, and belongs to whoever received it."""
-    if type(parcel) is dict:
-        return parcel
-    group, payload = parcel
-    message = unpack(payload[PLACE_BYTES:])
-    if group is not None:
-        message["group"] = group
-        message["position"] = Position(*_PLACE.unpack_from(payload))
-    return message

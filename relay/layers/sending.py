@@ -8,7 +8,8 @@ from typing import Any
 
 from comm.history import Position
 
-from .link import Call, Link, RedisAway
+from .calls import Call, RedisAway
+from .link import Link
 from .scripts import Script
 
 MESSAGES_AT_ONCE = 128

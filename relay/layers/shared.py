@@ -9,7 +9,8 @@ from channels.exceptions import ChannelFull
 from comm.recorder_stream import pack, unpack
 
 from .base import Message
-from .link import Call, Link, RedisAway, evalsha
+from .calls import Call, RedisAway, evalsha
+from .link import Link
 from .scripts import Script
 
 LOOK_SECONDS = 5.0

@@ -13,7 +13,7 @@ import redis
 from comm.groups import session_group
 from comm.history import Position
 from relay.layers import link
-from relay.layers.link import RedisAway, RedisRefused
+from relay.layers.calls import RedisAway, RedisRefused
 from relay.layers.redis import RedisChannelLayer
 from tests.contract.reading import drained, whole_log
 from tests.proxy import TcpProxy
