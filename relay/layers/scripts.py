@@ -242,7 +242,8 @@ end
 
 _CONFIRM = """
 local now, begun = ms(), 0
-call('SET', '{born}', now, 'NX')
+-- A Redis that is full takes nothing, and is read from all the same.
+redis.pcall('SET', '{born}', now, 'NX')
 for i = 1, #ARGV, 3 do
   local group, epoch, seq = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
   local known = call('GET', P .. 'tail:' .. group)

@@ -161,6 +161,7 @@ async def test_a_channel_that_nobody_receives_from_leaves_its_groups() -> None:
     await layer.group_send("chat.room", MESSAGE)
 
     async def gone() -> bool:
+        await asyncio.sleep(0.1)  # the expiry of what waits there: whatever sends next, finds it dead
         await layer.send("elsewhere", MESSAGE)
         await layer.receive("elsewhere")
         # A member would have taken this one, and be full.

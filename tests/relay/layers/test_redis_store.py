@@ -12,6 +12,7 @@ from comm.groups import project_group, session_group
 from comm.history import Position
 from comm.publisher import MESSAGE_TYPE
 from comm.recorder_stream import CONSUMER_GROUP, StreamKeys, read_entry, read_gap
+from relay.layers.calls import RedisRefused
 from relay.layers.redis import RedisChannelLayer
 from tests.contract.backends import redis_url
 from tests.contract.reading import whole_log
@@ -198,6 +199,32 @@ async def test_a_full_redis_lets_the_longest_unused_log_go() -> None:
         assert (await layer.group_read(GROUP, positions[-5], 100)).reaches(positions[-5])
         tails = await layer.group_tails([session_group(f"old{n}") for n in range(30)])
         assert min(tail.seq for tail in tails) == 0, "no old one has gone"
+    finally:
+        await layer.aclose()
+        server.close()
+
+
+async def test_a_full_redis_that_lets_nothing_go_refuses_and_is_still_read() -> None:
+    server = ValkeyProcess(**{"maxmemory": "6mb", "maxmemory-policy": "noeviction"}).start()
+    layer = RedisChannelLayer(url=server.url, prefix="full")
+    try:
+        sent = [await layer.group_send(GROUP, envelope(0))]
+
+        async def fill() -> None:
+            while len(sent) < 200:
+                sent.append(await layer.group_send(GROUP, envelope(len(sent), bytes(100_000))))
+
+        with pytest.raises(RedisRefused, match="OOM"):
+            await fill()
+        assert len(sent) > 3, "it was full from the start"
+        with redis.Redis(port=server.port) as client:
+            client.client_kill_filter(_type="pubsub")
+        log = await layer.group_read(GROUP, sent[-3], 10)
+        assert [entry.position for entry in log.entries] == sent[-2:]
+        with redis.Redis(port=server.port) as client:
+            client.config_set("maxmemory", "64mb")
+        after = await layer.group_send(GROUP, envelope(0))
+        assert after.seq == len(sent) + 1, "what was refused left no hole"
     finally:
         await layer.aclose()
         server.close()
