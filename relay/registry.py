@@ -5,6 +5,7 @@ is one. What it told ends by itself some time after the process did.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -124,14 +125,17 @@ class StreamTeller:
         await self._tell_closed()
 
     async def _keep_telling(self) -> None:
+        loop = asyncio.get_running_loop()
+        again_at = loop.time() + relay_settings().KEEPALIVE_SECONDS
         while self._layer.shared:
-            try:
-                async with asyncio.timeout(relay_settings().KEEPALIVE_SECONDS):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(again_at):
                     await self._due.wait()
-            except TimeoutError:
+            # By the clock, since streams that close all the while would put a pause off for ever.
+            if loop.time() >= again_at:
+                again_at = loop.time() + relay_settings().KEEPALIVE_SECONDS
                 await self.tell_again()
-            else:
-                await self._tell_closed()
+            await self._tell_closed()
 
     async def tell_again(self) -> None:
         """Tell of every open stream: what was told ends, and the store may have lost it."""

@@ -8,12 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 from channels.layers import channel_layers
+from django.test import override_settings
 
 from comm import publisher
 from relay.exceptions import Unavailable
 from relay.hub import Hub
+from relay.layers.memory import MemoryChannelLayer
 from relay.layers.redis import RedisChannelLayer
-from relay.registry import StreamInfo, add_stream, find_stream_of, find_streams, remove_stream
+from relay.registry import StreamInfo, StreamTeller, add_stream, find_stream_of, find_streams, remove_stream
 from tests.relay.conftest import House, TestWire
 from tests.valkey import ValkeyProcess
 from tests.waiting import aeventually
@@ -159,3 +161,33 @@ async def test_a_stream_cannot_be_opened_while_the_store_is_away_and_can_after(
         await house.publish("1")
     finally:
         await hub.aclose()
+
+
+class Told(MemoryChannelLayer):
+    """Notes what it is told, as a layer with a store does."""
+
+    shared = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[str] = []
+
+    async def tell_streams(self, streams: dict[str, bytes], seconds: float) -> None:
+        self.told += streams
+
+
+async def test_a_stream_is_told_again_while_others_close_all_the_time() -> None:
+    layer = Told()
+    with override_settings(RELAY={"KEEPALIVE_SECONDS": 0.3}):
+        teller = StreamTeller(layer)
+        add_stream(HERE)
+        try:
+
+            def told_twice() -> bool:
+                teller.closed([HERE._replace(stream_id="another")])
+                return layer.told.count(HERE.stream_id) >= 2
+
+            await aeventually(told_twice, what="the open stream to be told again")
+        finally:
+            remove_stream(HERE)
+            await teller.aclose()
