@@ -1,6 +1,7 @@
 """A thread with a database connection of its own, for statements that no bundle may hold up."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,8 @@ from typing import Any
 from django.db import InterfaceError, OperationalError, connections, reset_queries
 
 from comm.tenants import EVERYBODY, NOBODY, Sight, current_sight, sight_scope, tenant_scope
+
+logger = logging.getLogger(__name__)
 
 RESTED_SECONDS = 0.5
 """A connection that was not used for so long is asked first whether it still lives."""
@@ -34,11 +37,22 @@ class DatabaseThread:
             sight = EVERYBODY
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._run, work, sight)
 
+    def later(self, work: Callable[[], Any]) -> None:
+        """Run a piece for everybody after what was asked for, without waiting; a failure is only logged."""
+        self._pool.submit(self._run_unasked, work)
+
     async def aclose(self) -> None:
         """Close the connection, after what was asked for; a thread that hangs is left behind."""
         closing = asyncio.get_running_loop().run_in_executor(self._pool, connections.close_all)
         await asyncio.wait([closing], timeout=CLOSE_SECONDS)
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _run_unasked(self, work: Callable[[], Any]) -> None:
+        try:
+            self._run(work, EVERYBODY)
+        except Exception:
+            # Nobody waits for it: sweep and lease do what it could not.
+            logger.exception("What was left behind could not be put in order")
 
     def _run(self, work: Callable[[], Any], sight: Sight) -> Any:
         if time.monotonic() - self._used_at > RESTED_SECONDS:

@@ -168,7 +168,14 @@ class TurnRunner:
             return None
         tail = str(await _layer().group_tail(session_group(session_id)))
         asked_at = time.monotonic()
-        claim: leases.Claim | None = await self._database(lambda: leases.claim(turn_id, self._channel, tail))
+        claims: list[leases.Claim | None] = []
+        try:
+            await self._database(lambda: claims.append(leases.claim(turn_id, self._channel, tail)))
+        except asyncio.CancelledError:
+            # The thread goes on with it all the same; what it has claimed nobody would run.
+            self._database.later(lambda: _give_back_all(claims))
+            raise
+        claim = claims[0]
         if claim is None:
             return None
         if not self._claiming:
@@ -286,6 +293,12 @@ def _session_of(turn_id: str) -> str | None:
 def _give_back(turn: Turn) -> None:
     if leases.give_back(turn):
         ring(turn.turn_id)
+
+
+def _give_back_all(claims: list[leases.Claim | None]) -> None:
+    for claim in claims:
+        if claim is not None:
+            _give_back(claim.turn)
 
 
 def _ring_next(conversation_pk: int) -> None:

@@ -1,7 +1,9 @@
 """Who runs a turn: claims, leases, dead processes, drains."""
 
 import asyncio
+import threading
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.test import override_settings
@@ -9,6 +11,7 @@ from django.utils import timezone
 
 from comm.archive import Archive
 from comm.models import Message, Turn
+from comm.turns import leases
 from tests.comm.turns.bundles import GATE
 from tests.comm.turns.conftest import QUICK, House
 from tests.waiting import aeventually
@@ -194,3 +197,31 @@ async def test_closing_a_runner_leaves_its_turns_to_their_leases(house: House) -
     await house.start(sole_owner=True)
     await house.ended(ack["turn_id"])
     assert (await house.turn(ack["turn_id"])).status == Turn.Status.INTERRUPTED
+
+
+async def test_a_turn_whose_claim_is_cut_off_is_given_back(
+    quiet_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = await quiet_house.start(embedded=False)
+    ack = await quiet_house.say("x", bundle_id="teller")
+    begun, may_end = threading.Event(), threading.Event()
+    claim = leases.claim
+
+    def slow_claim(*args: Any) -> Any:
+        claimed = claim(*args)
+        begun.set()
+        may_end.wait(10)
+        return claimed
+
+    monkeypatch.setattr(leases, "claim", slow_claim)
+    running = asyncio.create_task(runner.run(ack["turn_id"]))
+    await aeventually(begun.is_set)
+    assert (await quiet_house.turn(ack["turn_id"])).status == Turn.Status.RUNNING
+    running.cancel()
+    may_end.set()
+
+    async def waits_again() -> bool:
+        return (await quiet_house.turn(ack["turn_id"])).status == Turn.Status.ACCEPTED
+
+    await aeventually(waits_again, what="the turn to be given back")
+    assert runner.running == 0
