@@ -72,9 +72,10 @@ class Worker:
         self._hook_signals()
         await self._wait_for_services()
         try:
-            await self._start()
-            await self._signalled.wait()
-            await self._drain()
+            if not self._signalled.is_set():
+                await self._start()
+                await self._signalled.wait()
+                await self._drain()
         finally:
             await self._aclose()
 
