@@ -23,7 +23,8 @@ RawEntry = tuple[bytes, dict[bytes, bytes]]
 _BORN = """
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
-redis.call('SET', KEYS[1], now, 'NX')
+-- A full store refuses a SET that changes nothing, too, and only a recorder makes room there.
+if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('SET', KEYS[1], now) end
 return {tonumber(redis.call('GET', KEYS[1])), now}
 """
 
@@ -167,9 +168,16 @@ class RecorderStore:
         """Make the consumer group where there is none. It says that this life of the store is noted down."""
         try:
             self._client.xgroup_create(self.keys.stream, CONSUMER_GROUP, "0", mkstream=True)
-        except redis.ResponseError as error:
-            if not str(error).startswith("BUSYGROUP"):
+        except redis.ResponseError:
+            # A full store refuses before it looks.
+            if not self._has_group():
                 raise
+
+    def _has_group(self) -> bool:
+        if not self._client.exists(self.keys.stream):
+            return False
+        groups = self._client.xinfo_groups(self.keys.stream)
+        return any(group["name"] == CONSUMER_GROUP.encode() for group in groups)
 
     def recorded_until(self) -> tuple[int, int | None]:
         """Return when the store was born, and before when (ms) all is recorded; None while gaps wait."""
