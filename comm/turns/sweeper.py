@@ -84,7 +84,11 @@ class TurnSweeper:
             lambda: leases.take_over_dead(self._channel, sole_owner=sole_owner)
         )
         places = asyncio.Semaphore(DECLARED_AT_ONCE)
-        await asyncio.gather(*(self._declare(turn, held_until, places) for turn in dead))
+        declaring = (self._declare(turn, held_until, places) for turn in dead)
+        # A publish that the time limit cuts off may be cancelled after it: that ends one turn's declaration, no more.
+        for outcome in await asyncio.gather(*declaring, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                logger.error("A turn could not be declared interrupted", exc_info=outcome)
 
     async def _declare(self, turn: Turn, held_until: float, places: asyncio.Semaphore) -> None:
         logger.warning("Turn %s: its process has died; it is declared interrupted", turn.turn_id)
