@@ -114,10 +114,9 @@ class Link:
 
     def unsubscribe(self, name: bytes) -> None:
         """Unsubscribe, without waiting for it."""
-        if name in self.subscriptions:
-            self.subscriptions.discard(name)
-            if self._up:
-                self.send(Call(command(b"UNSUBSCRIBE", name) + _PING, float("inf"), repeat=False))
+        self.subscriptions.discard(name)
+        if self._up:
+            self.send(Call(command(b"UNSUBSCRIBE", name) + _PING, float("inf"), repeat=False))
 
     @property
     def is_up(self) -> bool:
@@ -196,6 +195,8 @@ class Link:
         for start in range(0, len(names), NAMES_AT_ONCE):
             await self.prepare(command(b"SUBSCRIBE", *names[start : start + NAMES_AT_ONCE]) + _PING)
         await self._on_connected(self)
+        if self._transport is None:
+            raise RedisAway("the connection broke as soon as it was prepared")
         if self._problem is not None or self.connections:
             logger.info("Connected to Redis at %s again", where)
         self._problem = None
@@ -315,7 +316,8 @@ class Link:
         except hiredis.ProtocolError as error:
             self._take_note(error)
             for call in self._written:
-                call.fail(cast(Exception, self._problem))
+                if not call.repeat:
+                    call.fail(cast(Exception, self._problem))
             if self._transport is not None:
                 self._transport.abort()
 

@@ -1,6 +1,7 @@
 """The channel layer with history for many processes, on Redis or Valkey."""
 
 import asyncio
+import contextlib
 import logging
 import re
 import secrets
@@ -183,7 +184,7 @@ class RedisChannelLayer(RedisStore):
         moment = monotonic()
         if moment >= self._next_sweep:
             self._sweep(moment)
-        if now >= self._next_renewal:
+        if now >= self._next_renewal and link.is_up:
             self._next_renewal = now + self._history_seconds / 4
             self._renew(link)
 
@@ -312,13 +313,16 @@ class RedisChannelLayer(RedisStore):
             if not (link.is_up and item.written):
                 raise error
             item.future = link.loop.create_future()
-            await item.future
-        position = item.outcome()
+            with contextlib.suppress(OSError):
+                await item.future
+        if item.error is not None:
+            # Whoever goes on after failures must still hear that it is cancelled.
+            raise error from item.error
         task = asyncio.current_task()
         if task is not None:
             task.uncancel()
             task.cancel(*error.args)
-        return position
+        return item.position
 
     def _name(self, group: str) -> tuple[bytes, bytes]:
         """Return the name of a group as the script reads it: for any message, and for one that is recorded."""

@@ -55,12 +55,6 @@ class Outgoing:
         if not self.future.done():
             self.future.set_exception(error)
 
-    def outcome(self) -> Position | None:
-        """Return or raise what became of it, once it is settled."""
-        if self.error is not None:
-            raise self.error
-        return self.position
-
 
 class Sender:
     """Sends messages over a link, two batches at a time; what is called meanwhile makes up the next one.
@@ -188,6 +182,9 @@ class Sender:
             for item in batch.items:
                 if item.deadline + GRACE_SECONDS < now and not item.future.done():
                     item.fail(link.away())
+        for item in self._returned:
+            if item.deadline < now and not item.future.done():
+                item.fail(link.away())
         while self._queue and (self._queue[0].deadline < now or self._queue[0].future.done()):
             self._queue.popleft().fail(link.away())
 

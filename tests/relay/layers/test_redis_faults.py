@@ -1,6 +1,7 @@
 """The layer on Redis when things break: nothing twice, nothing turned round, and an error in time."""
 
 import asyncio
+import contextlib
 import secrets
 import threading
 import time
@@ -442,6 +443,26 @@ async def test_a_second_cancel_does_not_wait(valkey: ValkeyProcess, make: Any) -
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(sending, 5)
     valkey.thaw()
+
+
+async def test_a_cancelled_sender_whose_message_fails_is_still_cancelled(
+    valkey: ValkeyProcess, make: Any
+) -> None:
+    layer = make(timeout=0.5)
+    await layer.group_send(GROUP, numbered(0))
+
+    async def send_again_and_again() -> None:
+        while True:
+            with contextlib.suppress(RedisAway):
+                await layer.group_send(GROUP, numbered(1))
+
+    valkey.freeze()
+    sending = asyncio.create_task(send_again_and_again())
+    await asyncio.sleep(0.2)  # it is written, and nobody answers
+    sending.cancel()
+    await asyncio.wait([sending], timeout=10)
+    valkey.thaw()
+    assert sending.cancelled()
 
 
 # --- what is no Redis of ours -------------------------------------------------------------------------
