@@ -114,9 +114,13 @@ class Link:
 
     def unsubscribe(self, name: bytes) -> None:
         """Unsubscribe, without waiting for it."""
-        self.subscriptions.discard(name)
-        if self._up:
-            self.send(Call(command(b"UNSUBSCRIBE", name) + _PING, float("inf"), repeat=False))
+        if name in self.subscriptions:
+            self.subscriptions.discard(name)
+            if self._up:
+                self._send_unsubscribe(name)
+
+    def _send_unsubscribe(self, name: bytes) -> None:
+        self.send(Call(command(b"UNSUBSCRIBE", name) + _PING, float("inf"), repeat=False))
 
     @property
     def is_up(self) -> bool:
@@ -202,6 +206,9 @@ class Link:
         self._problem = None
         self.connections += 1
         self._up = True
+        for name in set(names) - self.subscriptions:
+            # Left meanwhile.
+            self._send_unsubscribe(name)
         self._flush()
 
     async def _introduce(self) -> None:
