@@ -56,7 +56,7 @@ def check_channel_layer(**kwargs: Any) -> list[CheckMessage]:
         Address.parse(layer.get("CONFIG", {}).get("url", ""))
     except ValueError as error:
         # The URL itself may hold a password.
-        return [Error(f"The address of Redis (REDIS_URL) cannot be read: {error}", id="relay.E005")]
+        return [Error(f"The address of Redis (REDIS_URL) cannot be read: {error}", id="relay.E008")]
     return []
 
 

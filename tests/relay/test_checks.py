@@ -14,7 +14,7 @@ def test_an_address_of_redis_that_cannot_be_read_is_told_without_its_password(se
     settings.CHANNEL_LAYERS = {
         "default": {"BACKEND": backend, "CONFIG": {"url": "redis://:secret@host:port"}}
     }
-    (sentence,) = told("relay.E005")
+    (sentence,) = told("relay.E008")
     assert "REDIS_URL" in sentence
     assert "secret" not in sentence
 
@@ -23,4 +23,4 @@ def test_an_address_of_redis_that_cannot_be_read_is_told_without_its_password(se
 def test_a_good_address_is_no_error(settings: Settings, url: str) -> None:
     backend = "relay.layers.redis.RedisChannelLayer"
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": backend, "CONFIG": {"url": url}}}
-    assert told("relay.E005") == []
+    assert told("relay.E008") == []
