@@ -9,6 +9,16 @@ import pytest
 from tests.fleet import Fleet
 
 
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what lies in this folder."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker("fleet")
+
+
 class StartFleet(Protocol):
     """Starts a fleet; keyword arguments as for Fleet."""
 
