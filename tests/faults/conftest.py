@@ -8,7 +8,6 @@ import pytest
 
 from tests.fleet import Fleet
 
-
 HERE = Path(__file__).parent
 
 

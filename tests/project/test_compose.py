@@ -22,7 +22,7 @@ from tests.project.packaging import PATH, Compose, Dockerfile, run, translated
 from tests.servers import free_port
 from tests.waiting import aeventually, eventually
 
-pytestmark = pytest.mark.wire
+pytestmark = pytest.mark.fleet
 NAMES = {"web-1", "web-2", "worker", "recorder", "migrate", "valkey", "postgres", "proxy"}
 OURS = ("web-1", "web-2", "worker", "recorder", "migrate")
 
