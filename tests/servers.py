@@ -10,15 +10,18 @@ from typing import Any
 
 import httpx
 import psycopg
+import pytest
 
 from tests.databases import ADMIN, manage, new_postgres, new_sqlite
 from tests.processes import ROOT, TestedProcess
 
-__all__ = ["ADMIN", "POSTGRES_URL", "ROOT", "ServerProcess", "free_port"]
+__all__ = ["ADMIN", "POSTGRES_URL", "ROOT", "SERVERS", "ServerProcess", "free_port"]
 
 POSTGRES_URL = os.environ.get("DATABASE_URL", "")
 """Where the servers' databases are made when the tests run on PostgreSQL; else they are SQLite files."""
 LARGE = "67108864"
+SERVERS = ["uvicorn", pytest.param("daphne", marks=pytest.mark.wire)]
+"""The servers that a test of transports runs on; what the second one adds has nothing to do with the database."""
 
 
 def free_port() -> int:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.clients import text_of
 from tests.contract.transports import TRANSPORTS, Receiver
-from tests.servers import ServerProcess
+from tests.servers import SERVERS, ServerProcess
 from tests.waiting import aeventually, eventually
 
 ENV = {
@@ -24,7 +24,7 @@ ENV = {
 Open = Callable[..., Any]
 
 
-@pytest.fixture(scope="module", params=["uvicorn", "daphne"])
+@pytest.fixture(scope="module", params=SERVERS)
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from tests.servers import ServerProcess
+from tests.servers import SERVERS, ServerProcess
 
 
 class StartServer(Protocol):
@@ -32,7 +32,7 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
         server.stop()
 
 
-@pytest.fixture(params=["uvicorn", "daphne"])
+@pytest.fixture(params=SERVERS)
 def any_own_server(request: pytest.FixtureRequest, start_server: StartServer) -> ServerProcess:
     """A server of each kind, for one test."""
     return start_server(server=request.param)
@@ -44,7 +44,7 @@ def own_server(start_server: StartServer) -> ServerProcess:
     return start_server()
 
 
-@pytest.fixture(scope="module", params=["uvicorn", "daphne"])
+@pytest.fixture(scope="module", params=SERVERS)
 def any_server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.servers import ServerProcess
+from tests.servers import SERVERS, ServerProcess
 from tests.waiting import aeventually
 
 ENV = {
@@ -24,7 +24,7 @@ ENV = {
 START, STOP = "/api/chatbot/start/stream", "/api/chatbot/stop"
 
 
-@pytest.fixture(scope="module", params=["uvicorn", "daphne"])
+@pytest.fixture(scope="module", params=SERVERS)
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:

@@ -15,6 +15,7 @@ import pytest
 
 from tests.servers import ServerProcess
 
+pytestmark = pytest.mark.wire
 NODE = Path(__file__).resolve().parent.parent / "node"
 ENV = {"BUNDLES": "script=tests.contract.bundles.Script", "DEFAULT_BUNDLE": "script"}
 

@@ -13,6 +13,9 @@ from relay.ingress.checking import DEPTH_LIMIT, check_storable, decode_json
 from relay.ingress.parsing import FileHint, parse_submission
 
 
+pytestmark = pytest.mark.wire
+
+
 def refusal(document: Any, attachment_meta: Any = None) -> BadRequest:
     with pytest.raises(BadRequest) as caught:
         parse_submission(document, attachment_meta)

@@ -21,6 +21,7 @@ from comm.bundles.demo.tables import Column, parse_number, profile_column, read_
 from comm.bundles.demo.wording import code, duration, number, printable, size
 from comm.envelope import ConversationContext, Envelope, Event, ServiceContext
 
+pytestmark = pytest.mark.wire
 patient = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
