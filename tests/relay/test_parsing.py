@@ -12,7 +12,6 @@ from relay.exceptions import BadRequest
 from relay.ingress.checking import DEPTH_LIMIT, check_storable, decode_json
 from relay.ingress.parsing import FileHint, parse_submission
 
-
 pytestmark = pytest.mark.wire
 
 
