@@ -1,5 +1,6 @@
 """ChatCommunicator: the producer API. It composes, filters and publishes; the layer behind it delivers."""
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -284,9 +285,10 @@ class ChatCommunicator(Recordable):
             return NOT_SENT
         try:
             position = await publish(envelope, target_sid=draft.target_sid, body=body)
-        except CommError:
-            # Not sent; a cancelled publish, on the other hand, was in the layer's hands already.
-            self._progress.retract(envelope)
+        except (CommError, asyncio.CancelledError) as error:
+            # A cancelled publish is in the layer's hands already, unless the layer says that it failed.
+            if isinstance(error, CommError) or isinstance(error.__cause__, OSError):
+                self._progress.retract(envelope)
             raise
         return Sent(envelope, position)
 

@@ -34,7 +34,10 @@ class HistoryChannelLayer(BaseChannelLayer):
         return group.startswith(HISTORY_PREFIXES)
 
     async def group_send(self, group: str, message: Message) -> Position | None:  # type: ignore[override]
-        """Send to every channel of the group; return the position where the group has a history."""
+        """Send to every channel of the group; return the position where the group has a history.
+
+        A CancelledError of this call has an OSError as its cause where it is known that the message was not sent.
+        """
         raise NotImplementedError("group_send() not implemented (groups extension)")
 
     async def group_read(self, group: str, after: Position, limit: int) -> LogSlice:

@@ -128,6 +128,8 @@ class MemoryChannelLayer(LocalMail):
         self._held_back[group] += 1
         try:
             await asyncio.sleep(0)
+        except asyncio.CancelledError as error:
+            raise error from OSError("nothing was sent")
         finally:
             self._held_back[group] -= 1
             if not self._held_back[group]:

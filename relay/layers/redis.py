@@ -310,7 +310,9 @@ class RedisChannelLayer(RedisStore):
     ) -> Position | None:
         """A cancelled sender: nothing was sent, or else it learns its position and is cancelled at its next wait."""
         if not item.settled:
-            if not (link.is_up and item.written):
+            if not item.written:
+                raise error from RedisAway("nothing was sent")
+            if not link.is_up:
                 raise error
             item.future = link.loop.create_future()
             with contextlib.suppress(OSError):

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import redis
+from channels.layers import channel_layers
 
+from comm import ChatCommunicator
 from comm.groups import session_group
 from comm.history import Position
 from relay.layers import link
@@ -463,6 +465,32 @@ async def test_a_cancelled_sender_whose_message_fails_is_still_cancelled(
     await asyncio.wait([sending], timeout=10)
     valkey.thaw()
     assert sending.cancelled()
+
+
+async def test_the_end_of_a_turn_that_was_cut_off_and_not_taken_can_be_told_again(
+    valkey: ValkeyProcess, make: Any
+) -> None:
+    layer = make(timeout=0.5)
+    before = channel_layers.set("default", layer)
+    try:
+        comm = ChatCommunicator(service={}, conversation={"session_id": "one", "turn_id": "t"})
+        await comm.start()
+        valkey.freeze()
+        ending = asyncio.create_task(comm.complete())
+        await asyncio.sleep(0.2)  # it is written, and nobody answers
+        ending.cancel()
+        await asyncio.wait([ending], timeout=10)
+        valkey.thaw()
+        assert ending.cancelled()
+        assert comm.ended is None
+        await comm.complete()
+        tail = await layer.group_tail(GROUP)
+        log = await layer.group_read(GROUP, Position(tail.epoch, 0), 10)
+        assert [entry.message["route"] for entry in log.entries] == ["chat_start", "chat_complete"]
+    finally:
+        channel_layers.backends.pop("default", None)
+        if before is not None:
+            channel_layers.set("default", before)
 
 
 # --- what is no Redis of ours -------------------------------------------------------------------------
