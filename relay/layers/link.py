@@ -339,6 +339,9 @@ class Link:
             self.flush_soon()
         else:
             call.fail(error_of(reply))
+            if call.data != _PING and call.data.endswith(_PING):
+                # A SUBSCRIBE is answered only when it is refused; the answer to its PING is still to come.
+                self._written.appendleft(Call(b"", float("inf"), repeat=False))
 
     # --- time -----------------------------------------------------------------------------------------
 

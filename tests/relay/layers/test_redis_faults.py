@@ -493,6 +493,22 @@ async def test_the_end_of_a_turn_that_was_cut_off_and_not_taken_can_be_told_agai
             channel_layers.set("default", before)
 
 
+async def test_a_subscription_that_is_refused_leaves_the_others_their_answers(
+    valkey: ValkeyProcess, make: Any
+) -> None:
+    channels = f"&{make.prefix}:to:!*"
+    client(valkey).execute_command(
+        "ACL", "SETUSER", "some", "on", ">pw", "~*", "+@all", "resetchannels", channels
+    )
+    layer = make(url=valkey.url.replace("redis://", "redis://some:pw@"))
+    tails = await layer.group_tails([GROUP, OTHER])
+    joining = asyncio.create_task(layer.group_add(GROUP, await layer.new_channel()))
+    asked = [asyncio.create_task(layer.group_tails([group])) for group in (GROUP, OTHER)]
+    with pytest.raises(RedisRefused, match="NOPERM"):
+        await joining
+    assert [await answer for answer in asked] == [[tail] for tail in tails]
+
+
 # --- what is no Redis of ours -------------------------------------------------------------------------
 
 
