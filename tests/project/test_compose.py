@@ -50,6 +50,8 @@ def test_the_services_are_a_whole_fleet(compose: Compose) -> None:
     assert compose.services["migrate"]["restart"] == "no"
     # Only the proxy can be reached from outside.
     assert [name for name, service in compose.services.items() if "ports" in service] == ["proxy"]
+    # It has keys that everybody knows until somebody sets others.
+    assert compose.services["proxy"]["ports"] == ["127.0.0.1:8080:8080"]
 
 
 def test_a_stop_waits_for_longer_than_a_drain_takes(compose: Compose) -> None:
