@@ -295,6 +295,7 @@ RECORDER: dict[str, object] = {
     "REDIS_URL": REDIS_URL,
     "REDIS_PREFIX": REDIS_PREFIX,
     "FLUSH_SECONDS": env.float("RECORDER_FLUSH_SECONDS", default=0.25),
+    "CLOSE_SECONDS": env.float("RECORDER_CLOSE_SECONDS", default=10.0),
     "BATCH_ROWS": env.int("RECORDER_BATCH_ROWS", default=500),
     "CLAIM_SECONDS": env.float("RECORDER_CLAIM_SECONDS", default=5.0),
     "TRANSACTION_IDLE_SECONDS": env.float("RECORDER_TRANSACTION_IDLE_SECONDS", default=10.0),
