@@ -15,7 +15,7 @@ from .querysets import RecordedEnvelopeQuerySet
 LISTED_ROWS = 10_000
 """Rows of one selection that the admin pages through; more are narrowed down, not paged through."""
 PERIODS = 400
-TIMED = ("type", "route", "user")
+TIMED = ("type", "route", "user", "tenant")
 """Columns with an index that goes on by time, newest first."""
 NARROW = ("turn_id", "conversation_id", "session_id")
 

@@ -56,7 +56,7 @@ class RecordedEnvelope(models.Model):
         indexes = [
             models.Index(fields=["turn_id", "epoch", "seq"], name="recorded_by_turn"),
             models.Index(fields=["conversation_id", "epoch", "seq"], name="recorded_by_conversation"),
-            models.Index(fields=["tenant", "project", "-timestamp"], name="recorded_by_scope"),
+            models.Index(fields=["tenant", "-timestamp"], name="recorded_by_tenant"),
             models.Index(fields=["type", "-timestamp"], name="recorded_by_type"),
             models.Index(fields=["user", "-timestamp"], name="recorded_by_user"),
             models.Index(fields=["route", "-timestamp"], name="recorded_by_route"),
