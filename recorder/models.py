@@ -158,7 +158,8 @@ class RecordedGap(models.Model):
         constraints = [models.UniqueConstraint(fields=["key"], name="recorded_gap_once_per_key")]
 
     def __str__(self) -> str:
-        return f"{self.events or 'unknown'} events of {self.session_id or 'every session'} from {self.first}"
+        # No session id: whoever holds that of an anonymous session holds the session.
+        return f"{self.events or 'unknown'} events from {self.first or 'no position'}"
 
 
 class ReplayRequest(models.Model):

@@ -36,7 +36,8 @@ async def stream(make_stream: Callable[..., Stream]) -> AsyncIterator[Stream]:
 
 @contextmanager
 def as_layer(made: Stream) -> Iterator[Stream]:
-    present = channel_layers.set("default", made.layer)
+    present = channel_layers["default"]
+    channel_layers.set("default", made.layer)
     try:
         yield made
     finally:
