@@ -256,7 +256,7 @@ class RecordedGapAdmin(ReadOnlyAdmin):
 class RecorderRunAdmin(ReadOnlyAdmin):
     """The lives of what records: one that did not end cleanly may have lost its last rows."""
 
-    list_display = ("started", "what", "recorded_until", "ended", "ended_cleanly")
+    list_display = ("started", "what", "recorded_until", "ended", "how")
     ordering = ("-started_ms", "-id")
     sortable_by = ()
     fields = readonly_fields = list_display
@@ -280,6 +280,15 @@ class RecorderRunAdmin(ReadOnlyAdmin):
     def ended(self, run: RecorderRun) -> str:
         """When it had written everything, or was found to have lost its data."""
         return _moment(run.ended_ms)
+
+    @admin.display(description="its end")
+    def how(self, run: RecorderRun) -> str:
+        """Whether all of it is recorded; a server that was killed leaves no word of its end."""
+        if run.ended_cleanly:
+            return "clean: everything is recorded"
+        if run.store_born_ms is None:
+            return "not clean, unless it is still running"
+        return "it goes on" if run.ended_ms is None else "its data was lost"
 
 
 @admin.register(ReplayRequest)

@@ -32,7 +32,8 @@ def described(lag: Lag) -> str:
         them = "envelope is" if lag.waiting == 1 else "envelopes are"
         said = f"{lag.waiting:,} {them} not recorded yet; the oldest has waited for {lag.seconds:.1f} s."
     if lag.gaps:
-        said += f" Gaps of {lag.gaps:,} groups are not written down yet."
+        whose = "session or project" if lag.gaps == 1 else "sessions or projects"
+        said += f" Gaps of {lag.gaps:,} {whose} are not written down yet."
     if not any(consumer.idle_ms < ALIVE_SECONDS * 1000 for consumer in lag.consumers):
         said += " No recorder is running: start one with manage.py runrecorder."
     return said

@@ -65,6 +65,8 @@ def test_lives_say_what_lived_and_until_when_all_is_recorded(browser: Client) ->
     assert "a server" in page
     assert "the store in Redis" in page
     assert "2025-11-25 23:00:30.500" in page
+    assert "clean: everything is recorded" in page
+    assert "it goes on" in page
 
 
 # --- the lag ----------------------------------------------------------------------------------------
@@ -96,7 +98,7 @@ def test_the_list_says_how_many_of_its_rows_are_still_to_come(browser: Client, s
     stream.client.hset(stream.keys.gaps, "session.s", "7-1 7-1 1")
     said = lag_line(browser)
     assert said.startswith("2 envelopes are not recorded yet; the oldest has waited for ")
-    assert "Gaps of 1 groups" in said
+    assert "Gaps of 1 session or project are" in said
     assert "No recorder is running" in said
 
 

@@ -23,7 +23,7 @@ from recorder.pruning import Pruning
 from recorder.selection import Bound, Selection
 from recorder.timeline import timeline_of
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]
 
 ROWS, PER_TURN, TURNS = 40_000, 100, 20_000
 EPOCH = 1_772_140_445_267
@@ -84,8 +84,6 @@ def insert_like(model: Any, rows: int, **given: str) -> None:
 @pytest.fixture
 def filled() -> Iterator[None]:
     """Tables with enough rows that reading them whole is not the cheaper way."""
-    if connection.vendor != "postgresql":
-        pytest.skip("these are PostgreSQL's plans")
     with every_tenant():
         with connection.cursor() as cursor:
             cursor.execute(ENVELOPES, [BODY])

@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import redis
 
 from tests.databases import new_sqlite
 from tests.fleet import RECORDER_READY, Fleet
@@ -269,6 +270,23 @@ async def test_what_cannot_be_recorded_is_named_and_holds_up_nothing(
     ]
 
 
+async def test_a_store_that_is_full_is_emptied(start: Start, stream_of: Callable[..., Stream]) -> None:
+    fleet = start()
+    assert fleet.recorders[0].stop() == 0
+    stream = stream_of(fleet)
+    await stream.say(50)
+    await stream.announce(5)
+    stream.client.hset(stream.keys.gaps, "session.s", "7-1 7-1 1")
+    stream.client.config_set("maxmemory", "1mb")
+    with pytest.raises(redis.OutOfMemoryError):
+        stream.client.set("anything", "more")
+    fleet.recorders[0].start()
+    await in_thread(fleet.until_recorded)
+    assert recorded(fleet) == (55, 50, 5)
+    await aeventually(lambda: in_thread(lambda: gaps(fleet) == [("s", "7-1", "7-1", 1)]), timeout=60)
+    assert fleet.recorders[0].stop() == 0
+
+
 async def test_told_to_stop_it_finishes_what_it_has_and_leaves(
     start: Start, stream_of: Callable[..., Stream]
 ) -> None:
@@ -301,7 +319,7 @@ async def test_status_tells_how_far_behind_it_is(start: Start, stream_of: Callab
     stream.client.hset(stream.keys.gaps, "session.s", "7-1 7-1 1")
     told = fleet.manage("runrecorder", "--status")
     assert "waiting   3 envelopes" in told
-    assert "gaps      1 groups" in told
+    assert "gaps      of 1 sessions" in told
     behind = command(fleet, "--status", "--max-lag-seconds", "0.001")
     assert behind.returncode == 1
     assert "behind, more than 0.001 s" in behind.stderr

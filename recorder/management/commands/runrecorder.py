@@ -66,7 +66,7 @@ def _described(lag: Lag) -> str:
     lines = [
         f"waiting   {lag.waiting} envelopes, {lag.held_bytes} bytes",
         f"oldest    {lag.seconds} s",
-        f"gaps      {lag.gaps} groups whose gaps are not written down yet",
+        f"gaps      of {lag.gaps} sessions or projects, not written down yet",
         f"recorders {len(lag.consumers)}",
     ]
     for consumer in lag.consumers:
