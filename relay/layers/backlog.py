@@ -1,13 +1,15 @@
 """What the recorder has yet to commit: how much, how old, and waiting for it."""
 
 import asyncio
+from collections.abc import Iterator
 
 from comm.recorder_stream import CONSUMER_GROUP, StreamKeys
 
 from .calls import RedisAway, RedisRefused, command
 from .link import Link
 
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = (0.05, 0.5)
+"""The first and the longest wait between two looks; a thousand clients may wait for a recorder that is away."""
 
 
 class Backlog:
@@ -35,14 +37,15 @@ class Backlog:
         False when that took too long, when Redis is away, and while no recorder has noted this life of the store.
         """
         try:
+            pauses = _pauses()
             async with asyncio.timeout(timeout_seconds):
                 newest = await self._entry_id(link, "XREVRANGE", "+", "-")
                 while newest and (oldest := await self._entry_id(link, "XRANGE", "-", "+")):
                     if oldest > newest:
                         break
-                    await asyncio.sleep(LOOK_SECONDS)
+                    await asyncio.sleep(next(pauses))
                 while not await self._is_noted(link):
-                    await asyncio.sleep(LOOK_SECONDS)
+                    await asyncio.sleep(next(pauses))
         except (TimeoutError, RedisAway):
             return False
         return True
@@ -64,3 +67,10 @@ class Backlog:
             return None
         epoch, _, seq = found[0][0].partition(b"-")
         return int(epoch), int(seq)
+
+
+def _pauses() -> Iterator[float]:
+    pause, longest = LOOK_SECONDS
+    while True:
+        yield pause
+        pause = min(longest, 2 * pause)
