@@ -298,7 +298,7 @@ RECORDER: dict[str, object] = {
     "CLOSE_SECONDS": env.float("RECORDER_CLOSE_SECONDS", default=10.0),
     "BATCH_ROWS": env.int("RECORDER_BATCH_ROWS", default=500),
     "CLAIM_SECONDS": env.float("RECORDER_CLAIM_SECONDS", default=5.0),
-    "TRANSACTION_IDLE_SECONDS": env.float("RECORDER_TRANSACTION_IDLE_SECONDS", default=10.0),
+    "TRANSACTION_IDLE_SECONDS": env.float("RECORDER_TRANSACTION_IDLE_SECONDS", default=5.0),
     "ARCHIVE_WAIT_SECONDS": env.float("RECORDER_ARCHIVE_WAIT_SECONDS", default=10.0),
 }
 

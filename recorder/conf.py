@@ -32,7 +32,7 @@ class RecorderSettings(NamedTuple):
     """The layer's prefix."""
     CLAIM_SECONDS: float = 5.0
     """What a recorder has held for so long is another's: a batch takes a tenth of a second."""
-    TRANSACTION_IDLE_SECONDS: float = 10.0
+    TRANSACTION_IDLE_SECONDS: float = 5.0
     """After this PostgreSQL ends the transaction of a recorder that stands still: others wait for its rows."""
     ARCHIVE_WAIT_SECONDS: float = 10.0
     """How long a resume waits for the recorder: its flush, or the claim of what a dead one left, and a start."""

@@ -1,4 +1,4 @@
-"""Bounds on the recorder process's connection to PostgreSQL: nothing there waits for ever, nor makes others wait."""
+"""What the recorder process's connection to PostgreSQL has beside what every process's has."""
 
 from typing import Any
 
@@ -6,12 +6,9 @@ from django.db import connection
 
 from .conf import recorder_settings
 
-SILENCE_SECONDS = 15
-"""A server that acknowledges nothing for so long is not there any more."""
-
 
 def bound_connection() -> None:
-    """Set the bounds, for every connection that this thread makes from now on. SQLite needs none.
+    """Name the recorder's connections and bound their pauses, from the next one on. SQLite needs neither.
 
     A recorder that stands still in mid-transaction holds the keys of its rows, for which whoever takes its
     entries over must wait: the server ends such a transaction.
@@ -26,11 +23,6 @@ def bound_connection() -> None:
         **connection.settings_dict,
         "OPTIONS": {
             "application_name": "backchannel-recorder",
-            "connect_timeout": 5,
-            "keepalives_idle": 5,
-            "keepalives_interval": 2,
-            "keepalives_count": 3,
-            "tcp_user_timeout": SILENCE_SECONDS * 1000,
             **present,
             "options": " ".join([*told, f"-c idle_in_transaction_session_timeout={idle_ms}"]),
         },

@@ -90,6 +90,15 @@ async def test_the_end_of_an_epoch_whose_run_was_killed_is_unknown() -> None:
     assert await read(Position(OLD, 3), Position(PRESENT, 0)) is None
 
 
+async def test_between_two_epochs_of_a_run_that_was_killed_some_may_be_missing() -> None:
+    await runs(old_was_clean=False)
+    await record(OLD, 1, 2)
+    await record(OLD + 100, 1)
+    assert await read(Position(OLD, 1), Position(OLD + 100, 1)) is None
+    await RecorderRun.objects.filter(started_ms=900).aupdate(ended_cleanly=True, ended_ms=2000)
+    assert await read(Position(OLD, 1), Position(OLD + 100, 1)) == ["1000-2", "1100-1"]
+
+
 async def test_a_killed_run_between_two_epochs_may_have_had_one_of_its_own() -> None:
     """Its epoch would stand between theirs, and all its rows may have been in the buffer when it died."""
     await runs()

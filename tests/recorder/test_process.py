@@ -11,6 +11,7 @@ from django.db import connection
 from comm.groups import project_group
 from comm.recorder_stream import OTHER_GROUPS, pack
 from recorder.models import RecordedEnvelope, RecordedGap, RecorderRun
+from recorder.postgres import bound_connection
 from recorder.rows import write_rows
 from tests.recorder.publishing import published
 from tests.recorder.streaming import Stream, message_of
@@ -315,3 +316,19 @@ async def test_a_store_that_lost_its_data_under_a_recorder_is_named_and_recorded
     assert gap.first < gap.last
     assert "lost its data" in gap.reason
     assert len(await within(rows)) == 4
+
+
+@pytest.mark.postgresql
+def test_postgresql_ends_the_pauses_of_a_recorders_transactions(settings: Any) -> None:
+    settings.RECORDER = {"TRANSACTION_IDLE_SECONDS": 3.5}
+    present = connection.settings_dict
+    try:
+        bound_connection()
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW idle_in_transaction_session_timeout")
+            assert cursor.fetchone() == ("3500ms",)
+            cursor.execute("SHOW application_name")
+            assert cursor.fetchone() == ("backchannel-recorder",)
+    finally:
+        connection.close()
+        connection.settings_dict = present
