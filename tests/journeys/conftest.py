@@ -8,6 +8,9 @@ import pytest
 
 from tests.servers import SERVERS, ServerProcess
 
+PATIENT = {"DRAIN_GRACE_SECONDS": "60"}
+"""A turn that may finish while its server drains does so on a slow machine, too."""
+
 
 class StartServer(Protocol):
     """Starts a server; keyword arguments as for ServerProcess."""
@@ -35,13 +38,13 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
 @pytest.fixture(params=SERVERS)
 def any_own_server(request: pytest.FixtureRequest, start_server: StartServer) -> ServerProcess:
     """A server of each kind, for one test."""
-    return start_server(server=request.param)
+    return start_server(server=request.param, env=PATIENT)
 
 
 @pytest.fixture
 def own_server(start_server: StartServer) -> ServerProcess:
     """A server as `make run` starts it, for one test, which may stop or kill it."""
-    return start_server()
+    return start_server(env=PATIENT)
 
 
 @pytest.fixture(scope="module", params=SERVERS)

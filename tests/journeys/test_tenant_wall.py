@@ -17,7 +17,7 @@ from tests.servers import ADMIN, ServerProcess
 from tests.waiting import aeventually
 from tests.walled import WalledDatabase, walled_database
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.wire]
 ENV = {
     "TENANT_WALL": "true",
     "DEFAULT_BUNDLE": "looking",

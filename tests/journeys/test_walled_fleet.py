@@ -13,6 +13,8 @@ from tests.fleet import Fleet
 from tests.waiting import aeventually
 from tests.walled import WalledDatabase, walled_database
 
+pytestmark = pytest.mark.fleet
+
 ENV = {
     "TENANT_WALL": "true",
     "DEFAULT_BUNDLE": "looking",

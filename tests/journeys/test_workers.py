@@ -15,7 +15,7 @@ from tests.databases import empty_postgres, postgres_or_skip
 from tests.fleet import Fleet
 from tests.waiting import aeventually
 
-pytestmark = [pytest.mark.server, pytest.mark.wire]
+pytestmark = pytest.mark.fleet
 
 LONG = {"pace_ms": 20, "deltas": 20_000}
 

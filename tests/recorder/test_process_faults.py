@@ -21,7 +21,7 @@ from tests.recorder.streaming import Stream
 from tests.valkey import ValkeyProcess
 from tests.waiting import aeventually, eventually
 
-pytestmark = [pytest.mark.wire, pytest.mark.server]
+pytestmark = pytest.mark.fleet
 
 Start = Callable[..., Fleet]
 HURRIED = {"RECORDER_CLAIM_SECONDS": "0.5", "RECORDER_FLUSH_SECONDS": "0.02"}

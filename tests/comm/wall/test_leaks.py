@@ -16,6 +16,8 @@ from comm.models import Conversation
 from comm.tenants import Sight, each_within, nobody, tenant_scope
 from tests.comm.wall.tenants import ALL, NONE, Tenant, raw, tenants_seen
 
+pytestmark = pytest.mark.wire
+
 
 class Undone(Exception):
     """Ends a block early."""

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
+import pytest
 from django.core.checks import run_checks
 from django.db import connection, connections, transaction
 from django.test import override_settings
@@ -18,6 +19,8 @@ from recorder.rows import write_rows
 from tests.comm.wall.tenants import ALL, COMM, NONE, Tenant, as_default, connect_as, tenants_seen
 from tests.recorder.publishing import published
 from tests.walled import WalledDatabase, walled_database
+
+pytestmark = pytest.mark.wire
 
 
 def settings_sent(work: Callable[[], Any]) -> int:

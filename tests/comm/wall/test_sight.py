@@ -18,6 +18,8 @@ from tests.comm.wall.tenants import ALL, NONE, Tenant, raw, tenants_seen
 from tests.recorder.publishing import published
 from tests.walled import WalledDatabase
 
+pytestmark = pytest.mark.wire
+
 OF_TENANTS: list[type[Model]] = [Conversation, Turn, Message, LogLine, Attachment, RecordedEnvelope]
 OF_NO_TENANT: list[type[Model]] = [RecordedGap, ReplayRequest]
 
