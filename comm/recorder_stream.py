@@ -19,6 +19,9 @@ MOST_GAPS = 50_000
 """Groups whose gaps are noted one by one; what the others miss is counted together, under OTHER_GROUPS."""
 OTHER_GROUPS = "*"
 
+WENT_BACK = "back"
+"""A fourth word in the note of a gap: the store came back without these. Some or all of them may be recorded."""
+
 ENTRY_BYTES = 100
 """What an entry costs in Redis beside its group, position and message: its id, the lengths, the pending list."""
 
@@ -28,9 +31,10 @@ class StreamKeys(NamedTuple):
 
     stream: a Redis stream of entries with the fields `p` (position as `<epoch>-<seq>`, empty where there is none),
     `g` (the group) and `m` (the packed message). held: bytes in it, by `entry_bytes`. gaps: a hash, group →
-    `first last count` of what found no room since the gap was last taken note of (`- - count` where there are
-    no positions). taken: gaps that a recorder has taken out of `gaps` and is about to write down, with the id of
-    this taking under the empty name. born: ms when this store's data began; one that lost its data has a later one.
+    `first last count` of what found no room, or was lost with a crash of the store, since the gap was last taken
+    note of (`- - count` where there are no positions; WENT_BACK may follow). taken: gaps that a recorder has taken
+    out of `gaps` and is about to write down, with the id of this taking under the empty name. born: ms when this
+    store's data began; one that lost its data has a later one.
 
     Everything appended up to now is recorded when the consumer group exists (a recorder makes it once it has
     noted this life of the store), `gaps` and `taken` do not, and the first entry left is a later one.
@@ -60,12 +64,13 @@ class StreamEntry(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """How many messages of a group found no room, and between which positions (None for projects)."""
+    """How many messages of a group are missing, and between which positions (None for projects)."""
 
     group: str
     first: Position | None
     last: Position | None
     lost: int
+    went_back: bool = False
 
 
 _packer = msgspec.msgpack.Encoder()
@@ -102,11 +107,12 @@ def read_entry(entry_id: bytes, fields: dict[bytes, bytes]) -> StreamEntry:
 
 def read_gap(group: bytes, noted: bytes) -> Gap:
     """Read one entry of the hash of gaps."""
-    first, last, count = noted.decode().split()
+    first, last, count, *why = noted.decode().split()
     parse = Position.parse
     return Gap(
         group.decode(),
         parse(first) if first != "-" else None,
         parse(last) if last != "-" else None,
         int(count),
+        WENT_BACK in why,
     )

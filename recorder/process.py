@@ -12,7 +12,9 @@ from os import getpid
 from django.db import Error, connection
 from redis import RedisError, ResponseError
 
+from comm.groups import session_of
 from comm.recorder_stream import OTHER_GROUPS, read_gap
+from comm.recorder_stream import Gap as NotedGap
 from comm.sinks import Published
 from comm.tenants import every_tenant
 
@@ -20,7 +22,7 @@ from .conf import recorder_settings
 from .entries import StreamedEnvelope, missing_from, read_streamed
 from .gaps import Gap
 from .lives import mark_recorded, note_life, time_text
-from .models import RecorderRun
+from .models import RecordedEnvelope, RecorderRun
 from .rows import write_rows
 from .store import RawEntry, RecorderStore, entry_numbers
 
@@ -39,6 +41,7 @@ FIRST_RETRY_SECONDS = 0.25
 RETRY_SECONDS_MAX = 2.0
 """A few processes that knock this often are no load, and nobody waits longer than this for one to be back."""
 FULL = "the recorder stream was full"
+CAME_BACK_WITHOUT = "the store crashed, and came back without them"
 
 
 class Stopped(Exception):
@@ -210,14 +213,17 @@ class RecorderProcess:
         taking = self._store.take_gaps()
         if taking is None:
             return
-        gaps = [self._gap(taking.taking_id, group, noted) for group, noted in taking.gaps.items()]
+        found = [self._gap(taking.taking_id, group, noted) for group, noted in taking.gaps.items()]
+        gaps = [gap for gap in found if gap is not None]
         self._write([], gaps)
         self._store.end_taking(taking)
-        lost = sum(gap.events for gap in gaps)
-        self.missed += lost
-        logger.error("The stream was full: %d envelopes of %d groups are not recorded", lost, len(gaps))
+        for reason in sorted({gap.reason for gap in gaps}):
+            lost = [gap.events for gap in gaps if gap.reason == reason]
+            self.missed += sum(lost)
+            logger.error("%d envelopes of %d groups are not recorded: %s", sum(lost), len(lost), reason)
 
-    def _gap(self, taking_id: str, group: bytes, noted: bytes) -> Gap:
+    def _gap(self, taking_id: str, group: bytes, noted: bytes) -> Gap | None:
+        """Return what a note means; None where all that it names is recorded."""
         name = group.decode(errors="replace")
         key = f"{taking_id}:{name}"
         try:
@@ -225,13 +231,27 @@ class RecorderProcess:
         except ValueError:
             logger.error("The note of a gap of %s cannot be read: %r", name, noted)
             return Gap(missing_from(name), None, None, 0, FULL, key)
+        reason = CAME_BACK_WITHOUT if gap.went_back else FULL
         if name != OTHER_GROUPS:
-            return Gap(missing_from(name), gap.first, gap.last, gap.lost, FULL, key)
+            missing = _missing(gap) if gap.went_back else gap.lost
+            if gap.lost and not missing:
+                return None
+            return Gap(missing_from(name), gap.first, gap.last, missing, reason, key)
         # Nobody knows whose these were; all that was taken before the mark is recorded, or named by earlier gaps.
         assert self._run is not None, "a recorder attaches first"
         self._run.refresh_from_db()
         since_ms = self._run.recorded_until_ms or self._run.started_ms
-        return Gap("", time_text(since_ms), time_text(time.time_ns() // 1_000_000), gap.lost, FULL, key)
+        return Gap("", time_text(since_ms), time_text(time.time_ns() // 1_000_000), gap.lost, reason, key)
+
+
+def _missing(gap: NotedGap) -> int:
+    """Return how many of a gap are no rows: what the store has lost may have been recorded before."""
+    first, last, session_id = gap.first, gap.last, session_of(gap.group)
+    if first is None or last is None or first.epoch != last.epoch or not session_id:
+        return gap.lost
+    rows = RecordedEnvelope.objects.filter(session_id=session_id, epoch=first.epoch)
+    recorded = rows.filter(seq__gte=first.seq, seq__lte=last.seq).count()
+    return min(gap.lost, last.seq - first.seq + 1 - recorded)
 
 
 def _tell(error: Exception, pause: float) -> None:

@@ -152,7 +152,11 @@ class RedisChannelLayer(RedisStore):
         for name, joined in self._joined.items():
             group = name[len(self._to) :]
             places[group] = max(places.get(group, _NOWHERE), joined.newest)
-        known = [(group, *PLACE.unpack(place)) for group, place in places.items() if place != _NOWHERE]
+        known = [
+            (group, *PLACE.unpack(place), self._how(group))
+            for group, place in places.items()
+            if place != _NOWHERE
+        ]
         for start in range(0, max(1, len(known)), GROUPS_AT_ONCE):
             args = [part for each in known[start : start + GROUPS_AT_ONCE] for part in each]
             text = self._scripts["confirm"].text
@@ -166,6 +170,11 @@ class RedisChannelLayer(RedisStore):
             for waiting in self._waiting_to_resume:
                 if not waiting.done():
                     waiting.set_result(None)
+
+    def _how(self, group: bytes) -> bytes:
+        """Say of a group with a history what the script asks: has it members here, is it recorded."""
+        recorded = self._recorded and group.decode().startswith(RECORDED_PREFIXES)
+        return (b"j" if self._to + group in self._joined else b"") + (b"r" if recorded else b"")
 
     async def resumed(self) -> None:
         """Wait until the connection was lost and is there again: something may be missing."""

@@ -4,8 +4,8 @@ Keys, under the layer's prefix: `tail:<group>` (epoch, seq, bytes ever kept, byt
 renewal; 8 bytes each), `log:<group>` (a stream whose ids are the positions; `m` message, `t` ms when it was kept,
 `c` bytes kept before it), `clock` (which epochs were given), `sender:<id>` (the last batch of a sender, and what
 became of it and of the one before it), `chan:<name>` (a channel that any process may receive from), `stream:<id>`
-(who has it open). Published are `to:<group>` and `bell:<name>`. A log without its tail is garbage: the next one
-begins without it.
+(who has it open), `back:<group>` (up to where a loss was told of: epoch, seq). Published are `to:<group>` and
+`bell:<name>`. A log without its tail is garbage: the next one begins without it.
 """
 
 import hashlib
@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from comm.recorder_stream import ENTRY_BYTES as RECORDED_ENTRY_BYTES
-from comm.recorder_stream import MOST_GAPS, OTHER_GROUPS, StreamKeys
+from comm.recorder_stream import MOST_GAPS, OTHER_GROUPS, WENT_BACK, StreamKeys
+
+from . import channel_scripts
 
 ENTRY_BYTES = 64
 """What an entry of a log takes beside its message (measured: 40 to 80)."""
@@ -102,8 +104,27 @@ local function trim_old(log, now)
 end
 """
 
-_APPEND = """
-local REC, HELD, GAPS, CAP = '{recorder}', '{held}', '{gaps}', {recorder_bytes}
+_NOTING = """
+-- What is not recorded goes into one note for each group: first, last, how many, and why where it says so.
+local function note_gap(group, first, last, lost, why)
+  local noted = call('HGET', '{gaps}', group)
+  if not noted and call('HLEN', '{gaps}') >= {most_gaps} then
+    group, first, last = '{other_groups}', '-', '-'
+    noted = call('HGET', '{gaps}', group)
+  end
+  if noted then
+    local since, missed, told = string.match(noted, '^(%S+) %S+ (%d+)(.*)$')
+    first, lost = since, lost + missed
+    if told ~= '' then why = told end
+  end
+  call('HSET', '{gaps}', group, first .. ' ' .. last .. ' ' .. lost .. why)
+end
+"""
+
+_APPEND = (
+    _NOTING
+    + """
+local REC, HELD, CAP = '{recorder}', '{held}', {recorder_bytes}
 local NOWHERE = pack('>I8I8', 0, 0)
 local key, number, now = P .. 'sender:' .. ARGV[1], tonumber(ARGV[2]), ms()
 local done = call('GET', key)
@@ -122,18 +143,6 @@ elseif ARGV[4] == '1' then
   return 'WAIT'
 end
 if now > tonumber(ARGV[3]) then return 'LATE ' .. now end
-
-local function note_gap(group, text)
-  local at = text ~= '' and text or '-'
-  local noted = call('HGET', GAPS, group)
-  if not noted and call('HLEN', GAPS) >= {most_gaps} then
-    group, at = '{other_groups}', '-'
-    noted = call('HGET', GAPS, group)
-  end
-  local first, missed = at, 0
-  if noted then first, missed = string.match(noted, '^(%S+) %S+ (%d+)$') end
-  call('HSET', GAPS, group, first .. ' ' .. at .. ' ' .. (missed + 1))
-end
 
 local held
 local added = 0
@@ -177,7 +186,8 @@ for i = 5, #ARGV, 2 do
     held = held or tonumber(call('GET', HELD) or 0)
     local size = {recorded_entry_bytes} + #group + #text + #message
     if held + added + size > CAP then
-      note_gap(group, text)
+      local at = text ~= '' and text or '-'
+      note_gap(group, at, at, 1, '')
     else
       call('XADD', REC, '*', 'p', text, 'g', group, 'm', message)
       added = added + size
@@ -191,6 +201,7 @@ local result = table.concat(places)
 call('SET', key, pack('>I8I4', number, #result) .. result .. before, 'PX', {sender_ms})
 return result
 """
+)
 
 _READ = """
 local group, epoch, seq = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -240,23 +251,51 @@ for _, group in ipairs(ARGV) do
 end
 """
 
-_CONFIRM = """
+_CONFIRM = (
+    _NOTING
+    + """
+-- The recorder may have taken what is lost here: it compares the note with its rows. Processes that know more
+-- and more of one loss tell of it one after the other.
+local function note_lost(group, mine, newest, epoch, seq, told_upto)
+  local since, lost = mine > 0 and mine or epoch, mine == epoch and seq - newest or seq
+  local first = since .. '-' .. (newest + 1)
+  if told_upto then first, lost = epoch .. '-' .. (told_upto + 1), seq - told_upto end
+  note_gap(group, first, epoch .. '-' .. seq, lost, ' {went_back}')
+  call('SET', P .. 'back:' .. group, pack('>I8I8', epoch, seq), 'PX', AGE)
+end
+
 local now, begun = ms(), 0
 -- A Redis that is full takes nothing, and is read from all the same.
 redis.pcall('SET', '{born}', now, 'NX')
-for i = 1, #ARGV, 3 do
-  local group, epoch, seq = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
+for i = 1, #ARGV, 4 do
+  local group, epoch, seq, how = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), ARGV[i + 3]
   local known = call('GET', P .. 'tail:' .. group)
   local mine, newest = 0, 0
   if known then mine, newest = unpk('>I8I8', known) end
-  if mine < epoch or (mine == epoch and newest < seq) then
-    past(math.max(mine, epoch), now)
-    open(group, now)
-    begun = begun + 1
+  if mine ~= epoch or newest < seq then
+    local _, _, gone, _ = clock(now)
+    local told = call('GET', P .. 'back:' .. group)
+    local of, upto = 0, nil
+    if told then of, upto = unpk('>I8I8', told) end
+    if of ~= epoch then upto = nil end
+    local kept = known or string.find(how, 'j')
+    -- A log that nobody is a member of expires; one that is younger than that did not.
+    local lost = mine <= epoch and (kept or (epoch > gone and now - epoch < AGE))
+    if string.find(how, 'r') and (lost and (seq > 0 or known) or upto) and seq > (upto or -1) then
+      note_lost(group, mine, newest, epoch, seq, upto)
+    end
+    if lost then
+      past(math.max(mine, epoch), now)
+      if kept then open(group, now) end
+      begun = begun + 1
+    elseif mine < epoch and epoch >= now then
+      past(epoch, now)
+    end
   end
 end
 return {{now, begun}}
 """
+)
 
 _FORGET = """
 local known = call('GET', P .. 'tail:' .. ARGV[1])
@@ -270,67 +309,6 @@ local _, high, _, _ = clock(now)
 past(high, now)
 """
 
-_LIVING = """
-local function drop_expired(list, now)
-  local first = call('LINDEX', list, 0)
-  while first and unpk('>I8', first) <= now do
-    call('LPOP', list)
-    first = call('LINDEX', list, 0)
-  end
-end
-"""
-
-_PUT = (
-    _LIVING
-    + """
-local list, now = P .. 'chan:' .. ARGV[1], ms()
-drop_expired(list, now)
-if call('LLEN', list) >= tonumber(ARGV[2]) then return 0 end
-call('RPUSH', list, pack('>I8', now + ARGV[3]) .. ARGV[4])
-call('PEXPIRE', list, ARGV[3])
-call('PUBLISH', P .. 'bell:' .. ARGV[1], '')
-return 1
-"""
-)
-
-_TAKE = (
-    _LIVING
-    + """
-local list, now = P .. 'chan:' .. ARGV[1], ms()
-drop_expired(list, now)
-return call('LPOP', list, ARGV[2]) or {{}}
-"""
-)
-
-_GIVE_BACK = """
-local list, now = P .. 'chan:' .. ARGV[1], ms()
-for i = #ARGV, 3, -1 do call('LPUSH', list, ARGV[i]) end
-call('PEXPIRE', list, ARGV[2])
-call('PUBLISH', P .. 'bell:' .. ARGV[1], '')
-"""
-
-_TELL = """
-local until_ms = ms() + ARGV[2]
-for i = 3, #ARGV, 2 do
-  local key = P .. 'stream:' .. ARGV[i]
-  if ARGV[i + 1] == '' then
-    call('HDEL', key, ARGV[1])
-  else
-    call('HSET', key, ARGV[1], pack('>I8', until_ms) .. ARGV[i + 1])
-    call('PEXPIRE', key, ARGV[2])
-  end
-end
-"""
-
-_FIND = """
-local now, found = ms(), {{}}
-local told = call('HGETALL', P .. 'stream:' .. ARGV[1])
-for i = 2, #told, 2 do
-  if unpk('>I8', told[i]) > now then found[#found + 1] = cut(told[i], 9) end
-end
-return found
-"""
-
 _BODIES = {
     "append": _APPEND,
     "read": _READ,
@@ -339,11 +317,11 @@ _BODIES = {
     "confirm": _CONFIRM,
     "forget": _FORGET,
     "forget_all": _FORGET_ALL,
-    "put": _PUT,
-    "take": _TAKE,
-    "give_back": _GIVE_BACK,
-    "tell": _TELL,
-    "find": _FIND,
+    "put": channel_scripts.PUT,
+    "take": channel_scripts.TAKE,
+    "give_back": channel_scripts.GIVE_BACK,
+    "tell": channel_scripts.TELL,
+    "find": channel_scripts.FIND,
 }
 
 
@@ -389,6 +367,7 @@ class Scripts:
             "gaps": keys.gaps,
             "born": keys.born,
             "most_gaps": MOST_GAPS,
+            "went_back": WENT_BACK,
             "other_groups": OTHER_GROUPS,
             "recorded_entry_bytes": RECORDED_ENTRY_BYTES,
             "sender_ms": SENDER_SECONDS * 1000,

@@ -198,6 +198,30 @@ async def test_gaps_that_a_dead_recorder_had_taken_are_named_once(stream: Stream
     assert await within(gaps) == [("s", "7-1", "7-4", 4), ("s", "7-6", "7-6", 1)]
 
 
+async def test_what_the_store_came_back_without_is_missing_unless_it_was_recorded(
+    stream: Stream, within: Within
+) -> None:
+    positions = await stream.say(4)
+    await within(lambda: record_all(stream))
+    epoch = positions[0].epoch
+    stream.client.hset(
+        stream.keys.gaps,
+        mapping={
+            "session.session-1": f"{epoch}-3 {epoch}-4 2 back",
+            "session.partly": f"{epoch}-3 {epoch}-4 2 back",
+            "session.elder": f"{epoch - 1}-3 {epoch}-4 4 back",
+        },
+    )
+    await RecordedEnvelope.objects.filter(session_id="session-1", seq=3).aupdate(session_id="partly")
+    await RecordedEnvelope.objects.filter(session_id="session-1", seq=1).aupdate(seq=3)
+    await within(lambda: record_all(stream))
+    assert await within(gaps) == [
+        ("elder", f"{epoch - 1}-3", f"{epoch}-4", 4),
+        ("partly", f"{epoch}-3", f"{epoch}-4", 1),
+    ]
+    assert "crashed" in (await RecordedGap.objects.afirst()).reason  # type: ignore[union-attr]
+
+
 async def test_a_gap_that_goes_on_while_it_is_written_is_not_forgotten(stream: Stream) -> None:
     stream.client.hset(stream.keys.gaps, "session.s", "7-1 7-4 4")
     first = stream.another("first")

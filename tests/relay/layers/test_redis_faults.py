@@ -1,63 +1,19 @@
 """The layer on Redis when things break: nothing twice, nothing turned round, and an error in time."""
 
 import asyncio
-import contextlib
-import secrets
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
-import redis
-from channels.layers import channel_layers
 
-from comm import ChatCommunicator
-from comm.groups import session_group
 from comm.history import Position
 from relay.layers import link
 from relay.layers.calls import RedisAway, RedisRefused
-from relay.layers.redis import RedisChannelLayer
 from tests.contract.reading import drained, whole_log
 from tests.proxy import TcpProxy
+from tests.relay.layers.maltreating import GROUP, OTHER, client, numbered, sends
 from tests.valkey import ValkeyProcess
 from tests.waiting import aeventually
-
-GROUP = session_group("one")
-OTHER = session_group("two")
-
-
-def numbered(n: object) -> dict[str, Any]:
-    return {"type": "test.message", "n": n}
-
-
-@pytest.fixture(params=[{}])
-def valkey(request: pytest.FixtureRequest) -> Iterator[ValkeyProcess]:
-    """A server of the test's own, to be maltreated."""
-    server = ValkeyProcess(**request.param).start()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-async def make(valkey: ValkeyProcess) -> AsyncIterator[Callable[..., RedisChannelLayer]]:
-    """Make layers, all of one house."""
-    made: list[RedisChannelLayer] = []
-    prefix = f"test-{secrets.token_hex(4)}"
-
-    def make(**options: Any) -> RedisChannelLayer:
-        layer = RedisChannelLayer(**{"url": valkey.url, "prefix": prefix, **options})
-        made.append(layer)
-        return layer
-
-    make.prefix = prefix  # type: ignore[attr-defined]
-    yield make
-    for layer in made:
-        await layer.aclose()
-
-
-def client(server: ValkeyProcess) -> redis.Redis:
-    return redis.Redis(port=server.port)
 
 
 class AnswersLost:
@@ -267,79 +223,6 @@ async def test_what_failed_while_redis_was_frozen_is_not_taken_later(
     assert [n for _, n in await whole_log(layer, GROUP)] == [0, "after"]
 
 
-async def sends(layer: RedisChannelLayer, n: object) -> Position | None:
-    """Try to send; None while Redis is away."""
-    try:
-        return await layer.group_send(GROUP, numbered(n))
-    except RedisAway:
-        return None
-
-
-@pytest.mark.parametrize("valkey", [{"durable": True}], indirect=True)
-async def test_a_restart_with_its_data_loses_nothing(valkey: ValkeyProcess, make: Any) -> None:
-    layer = make()
-    await layer.group_add(GROUP, channel := await layer.new_channel())
-    before = [await layer.group_send(GROUP, numbered(n)) for n in range(3)]
-    valkey.kill()
-    sending = asyncio.create_task(layer.group_send(GROUP, numbered(3)))
-    valkey.start()
-    after = await asyncio.wait_for(sending, 20)
-    assert after == Position(before[0].epoch, 4)
-    assert [n for _, n in await whole_log(layer, GROUP)] == [0, 1, 2, 3]
-    assert await drained(layer, channel) == [0, 1, 2, 3]
-
-
-async def test_a_restart_without_its_data_begins_a_later_epoch(valkey: ValkeyProcess, make: Any) -> None:
-    layer = make()
-    await layer.group_add(GROUP, channel := await layer.new_channel())
-    before = [await layer.group_send(GROUP, numbered(n)) for n in range(3)]
-    valkey.kill()
-    valkey.start()
-    after = await asyncio.wait_for(layer.group_send(GROUP, numbered("new")), 20)
-    assert after.seq == 1
-    assert after > before[-1]
-    assert await drained(layer, channel) == [0, 1, 2, "new"]
-    tail = await layer.group_tail(GROUP)
-    assert tail == after
-
-
-@pytest.mark.parametrize("knows", ["by hearing", "by sending"])
-async def test_older_data_than_was_delivered_begins_a_later_epoch(
-    valkey: ValkeyProcess, make: Any, knows: str
-) -> None:
-    sender, other = make(), make()
-    if knows == "by hearing":
-        await other.group_add(GROUP, await other.new_channel())
-    kept = [await sender.group_send(GROUP, numbered(n)) for n in range(3)]
-    client(valkey).save()
-    lost = [await sender.group_send(GROUP, numbered(n)) for n in range(3, 6)]
-    await other.group_tail(OTHER)
-    if knows == "by hearing":
-        await sender.aclose()
-    valkey.kill()
-    valkey.start()
-    knower = other if knows == "by hearing" else sender
-    tail = await asyncio.wait_for(knower.group_tail(GROUP), 20)
-    assert tail > lost[-1]
-    assert tail.epoch > kept[0].epoch
-    assert await make().group_send(GROUP, numbered("new")) == Position(tail.epoch, 1)
-
-
-async def test_an_epoch_is_later_when_the_clock_was_set_back(valkey: ValkeyProcess, make: Any) -> None:
-    """The store's memory of its clock stands in for the clock itself."""
-    layer = make()
-    first = await layer.group_send(GROUP, numbered(1))
-    ahead = int(time.time() * 1000) + 3_600_000
-    prefix = f"{make.prefix}:"
-    client(valkey).hset(f"{prefix}clock", mapping={"seen": ahead, "high": ahead})
-    later = await layer.group_send(OTHER, numbered(1))
-    assert later.epoch == ahead + 1, "all that was given before counts as gone"
-    client(valkey).delete(f"{prefix}tail:{GROUP}")
-    again = await layer.group_send(GROUP, numbered(1))
-    assert again.epoch > first.epoch
-    assert again.epoch <= ahead + 2, "it does not run away from the clock"
-
-
 async def test_scripts_that_redis_forgot_are_sent_again(valkey: ValkeyProcess, make: Any) -> None:
     layer = make()
     await layer.group_send(GROUP, numbered(0))
@@ -376,121 +259,6 @@ async def test_a_reader_that_redis_cut_off_reads_the_log(valkey: ValkeyProcess, 
     thread.join()
     await asyncio.wait_for(resumed, 20)
     assert (await layer.group_tail(GROUP)).seq == 200
-
-
-# --- cancelling ---------------------------------------------------------------------------------------
-
-
-async def test_a_sender_cancelled_while_redis_has_its_message_learns_the_position(
-    valkey: ValkeyProcess, make: Any
-) -> None:
-    layer = make()
-    first = await layer.group_send(GROUP, numbered(0))
-    learned: list[Position] = []
-
-    async def send() -> None:
-        learned.append(await layer.group_send(GROUP, numbered(1)))
-        await asyncio.sleep(60)
-
-    valkey.freeze()
-    sending = asyncio.create_task(send())
-    await asyncio.sleep(0.2)  # it is written, and nobody answers
-    sending.cancel()
-    await asyncio.sleep(0.2)
-    assert not sending.done()
-    valkey.thaw()
-    with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(sending, 10)
-    assert learned == [Position(first.epoch, 2)]
-    assert [n for _, n in await whole_log(layer, GROUP)] == [0, 1]
-
-
-async def test_a_sender_cancelled_before_its_message_was_written_has_sent_nothing(make: Any) -> None:
-    layer = make()
-    await layer.group_send(GROUP, numbered(0))
-    sending = [asyncio.create_task(layer.group_send(GROUP, numbered(n))) for n in range(1, 6)]
-    await asyncio.sleep(0)
-    sending[2].cancel()
-    positions = await asyncio.gather(*sending, return_exceptions=True)
-    assert isinstance(positions[2], asyncio.CancelledError)
-    assert [n for _, n in await whole_log(layer, GROUP)] == [0, 1, 2, 4, 5]
-
-
-async def test_cancelled_calls_leave_the_others_their_answers(make: Any) -> None:
-    layer = make()
-    for n in range(100):
-        await layer.group_send(session_group(f"g{n % 7}"), numbered(n))
-    calls = [asyncio.create_task(layer.group_tails([session_group(f"g{n % 7}")])) for n in range(70)]
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    for call in calls[::3]:
-        call.cancel()
-    tails = await asyncio.gather(*calls, return_exceptions=True)
-    expected = [len(range(n, 100, 7)) for n in range(7)]
-    for n, tail in enumerate(tails):
-        if not isinstance(tail, asyncio.CancelledError):
-            assert [t.seq for t in tail] == [expected[n % 7]]
-    assert sum(isinstance(tail, asyncio.CancelledError) for tail in tails) == 24
-
-
-async def test_a_second_cancel_does_not_wait(valkey: ValkeyProcess, make: Any) -> None:
-    layer = make()
-    await layer.group_send(GROUP, numbered(0))
-    valkey.freeze()
-    sending = asyncio.create_task(layer.group_send(GROUP, numbered(1)))
-    await asyncio.sleep(0.2)  # it is written
-    sending.cancel()
-    await asyncio.sleep(0.05)
-    sending.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(sending, 5)
-    valkey.thaw()
-
-
-async def test_a_cancelled_sender_whose_message_fails_is_still_cancelled(
-    valkey: ValkeyProcess, make: Any
-) -> None:
-    layer = make(timeout=0.5)
-    await layer.group_send(GROUP, numbered(0))
-
-    async def send_again_and_again() -> None:
-        while True:
-            with contextlib.suppress(RedisAway):
-                await layer.group_send(GROUP, numbered(1))
-
-    valkey.freeze()
-    sending = asyncio.create_task(send_again_and_again())
-    await asyncio.sleep(0.2)  # it is written, and nobody answers
-    sending.cancel()
-    await asyncio.wait([sending], timeout=10)
-    valkey.thaw()
-    assert sending.cancelled()
-
-
-async def test_the_end_of_a_turn_that_was_cut_off_and_not_taken_can_be_told_again(
-    valkey: ValkeyProcess, make: Any
-) -> None:
-    layer = make(timeout=0.5)
-    before = channel_layers.set("default", layer)
-    try:
-        comm = ChatCommunicator(service={}, conversation={"session_id": "one", "turn_id": "t"})
-        await comm.start()
-        valkey.freeze()
-        ending = asyncio.create_task(comm.complete())
-        await asyncio.sleep(0.2)  # it is written, and nobody answers
-        ending.cancel()
-        await asyncio.wait([ending], timeout=10)
-        valkey.thaw()
-        assert ending.cancelled()
-        assert comm.ended is None
-        await comm.complete()
-        tail = await layer.group_tail(GROUP)
-        log = await layer.group_read(GROUP, Position(tail.epoch, 0), 10)
-        assert [entry.message["route"] for entry in log.entries] == ["chat_start", "chat_complete"]
-    finally:
-        channel_layers.backends.pop("default", None)
-        if before is not None:
-            channel_layers.set("default", before)
 
 
 async def test_a_subscription_that_is_refused_leaves_the_others_their_answers(
