@@ -3,13 +3,16 @@
 import logging
 from datetime import UTC, datetime
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Q
 
 from .models import RecordedGap, RecorderRun
 from .store import Life
 
 logger = logging.getLogger(__name__)
+
+LOCK = 0x6C697665
+"""Of PostgreSQL's advisory locks, the one for noting lives."""
 
 LOST = "the store lost its data, and with it what was not recorded yet"
 WENT_BACK = "the store came back with older data, and lost what was not recorded yet"
@@ -23,7 +26,8 @@ def note_life(life: Life, *, seen: tuple[int, int] = (0, 0)) -> RecorderRun:
     a store that gave out none so new has lost data as well. Errors: django.db.Error.
     """
     with transaction.atomic():
-        latest = RecorderRun.objects.select_for_update().order_by("-started_ms", "-id").first()
+        _one_at_a_time()
+        latest = RecorderRun.objects.order_by("-started_ms", "-id").first()
         of_store = latest is not None and latest.store_born_ms is not None and latest.ended_ms is None
         same = latest is not None and of_store and latest.store_born_ms == life.born_ms
         # A run that began after what was seen is another recorder's word of the same loss.
@@ -36,6 +40,16 @@ def note_life(life: Life, *, seen: tuple[int, int] = (0, 0)) -> RecorderRun:
         if latest is not None and of_store:
             _end(latest, run, WENT_BACK if went_back else LOST)
         return run
+
+
+def _one_at_a_time() -> None:
+    """Wait for other recorders that note a life, up to the end of their transaction: what they noted is seen then.
+
+    A lock of the newest row is none: whoever waited for it would go on with a row that is not the newest any more.
+    """
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
 
 
 def _beginning(life: Life, latest: RecorderRun | None, went_back: bool) -> int:

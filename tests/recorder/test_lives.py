@@ -1,10 +1,16 @@
 """Which run the store's present life is, and when one before it has lost something."""
 
-import pytest
+import threading
+from typing import Any
 
+import pytest
+from django.db import connection
+
+from recorder import lives
 from recorder.lives import mark_recorded, note_life, time_text
 from recorder.models import RecordedGap, RecorderRun
 from recorder.store import Life
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.django_db
 
@@ -79,6 +85,40 @@ def test_a_store_that_came_back_with_older_data_has_lost_some() -> None:
     another = note_life(life(newest=NOW - 500, now_ms=NOW + 1), seen=seen)
     assert another == new, "a second recorder that saw the same says nothing new"
     assert note_life(life(newest=NOW - 2), seen=seen) == new
+
+
+@pytest.mark.postgresql
+@pytest.mark.django_db(transaction=True)
+def test_recorders_that_notice_a_loss_at_once_note_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    note_life(life())
+    seen = (NOW - 5, 3)
+    ending = lives._end
+    noting: list[threading.Thread] = []
+
+    def also_note() -> None:
+        note_life(life(newest=NOW - 500, now_ms=NOW + 1), seen=seen)
+        connection.close()
+
+    def somebody_else_waits() -> bool:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_stat_clear_snapshot()")
+            cursor.execute(
+                "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            )
+            return cursor.fetchone() is not None
+
+    def end(*arguments: Any) -> None:
+        # The loss is being noted, and another recorder comes upon it.
+        noting.append(threading.Thread(target=also_note))
+        noting[0].start()
+        eventually(somebody_else_waits, what="the other recorder's waiting")
+        ending(*arguments)
+
+    monkeypatch.setattr(lives, "_end", end)
+    run = note_life(life(newest=NOW - 500), seen=seen)
+    noting[0].join()
+    assert RecorderRun.objects.filter(ended_ms__isnull=True).get() == run
+    assert RecordedGap.objects.count() == 1
 
 
 def test_a_new_store_that_has_given_out_little_is_one_loss_not_two() -> None:
