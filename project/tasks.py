@@ -55,11 +55,10 @@ class JobQueue(TurnQueue):
 
     def ring(self, turn_ids: Sequence[str]) -> None:
         """Defer a job for each turn that has none waiting."""
-        if len(turn_ids) > 1:
-            waiting = ProcrastinateJob.objects.filter(status=Status.TODO.value, queueing_lock__in=turn_ids)
-            rung = set(waiting.values_list("queueing_lock", flat=True))
-            turn_ids = [turn_id for turn_id in turn_ids if turn_id not in rung]
-        for turn_id in turn_ids:
+        waiting = ProcrastinateJob.objects.filter(status=Status.TODO.value, queueing_lock__in=turn_ids)
+        # Each process rings each second for what waits: refused, that would be an error in PostgreSQL's log.
+        rung = set(waiting.values_list("queueing_lock", flat=True))
+        for turn_id in (turn_id for turn_id in turn_ids if turn_id not in rung):
             # In a savepoint: PostgreSQL gives up the whole transaction of a job that waits already.
             with contextlib.suppress(AlreadyEnqueued), transaction.atomic():
                 run_turn.configure(queueing_lock=turn_id).defer(turn_id=turn_id)

@@ -10,6 +10,7 @@ import pytest
 from channels.db import database_sync_to_async
 from django.db import connection, transaction
 from django.test import override_settings
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from comm.models import Turn
@@ -114,6 +115,21 @@ async def fleet(no_jobs: None, quiet_house: House) -> AsyncIterator[Fleet]:
 
 
 # --- ringing --------------------------------------------------------------------------------------------------
+
+
+async def test_ringing_for_a_turn_whose_job_waits_asks_for_no_second_one(fleet: Fleet) -> None:
+    from project.tasks import JobQueue
+
+    ack = await fleet.say("hello")
+
+    def ring_again() -> list[str]:
+        with CaptureQueriesContext(connection) as captured:
+            JobQueue().ring([ack["turn_id"] or ""])
+        return [query["sql"] for query in captured]
+
+    asked = await database_sync_to_async(ring_again)()
+    assert len(asked) == 1, asked
+    assert await ajobs("todo") == [ack["turn_id"]]
 
 
 async def test_the_job_is_part_of_the_transaction_that_accepts_the_turn(fleet: Fleet) -> None:
