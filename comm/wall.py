@@ -68,13 +68,15 @@ def removal_statements() -> Iterator[str]:
         yield f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"
 
 
-def grant_statements(role: str, schema: str) -> Iterator[str]:
+def grant_statements(role: str, schema: str, database: str) -> Iterator[str]:
     """Yield what lets a role work with the tables of a schema, and those that the owner will make there.
 
-    Not TRUNCATE, which no policy stops, and nothing that changes a table.
+    The recorder copies its rows through a temporary table, which not every database lets everybody make. Not
+    TRUNCATE, which no policy stops, and nothing that changes a table.
     """
     name, place = _quoted(role), _quoted(schema)
     rows, numbers = "SELECT, INSERT, UPDATE, DELETE", "USAGE, SELECT"
+    yield f"GRANT TEMPORARY ON DATABASE {_quoted(database)} TO {name}"
     yield f"GRANT USAGE ON SCHEMA {place} TO {name}"
     yield f"GRANT {rows} ON ALL TABLES IN SCHEMA {place} TO {name}"
     yield f"GRANT {numbers} ON ALL SEQUENCES IN SCHEMA {place} TO {name}"

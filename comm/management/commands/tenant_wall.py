@@ -43,9 +43,9 @@ class Command(BaseCommand):
 
 def _building(role: str) -> list[str]:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT current_schema()")
-        schema = cursor.fetchone()[0]
-    return [*wall.grant_statements(role, schema), *wall.wall_statements()]
+        cursor.execute("SELECT current_schema(), current_database()")
+        schema, database = cursor.fetchone()
+    return [*wall.grant_statements(role, schema, database), *wall.wall_statements()]
 
 
 def _how_to_make(role: str) -> str:

@@ -114,6 +114,18 @@ def test_the_command_may_be_run_again_and_takes_the_wall_down(database: WalledDa
     assert wall.gap_in_wall(connection) == ""
 
 
+def test_the_role_may_make_temporary_tables_where_not_everybody_may(database: WalledDatabase) -> None:
+    with psycopg.connect(database.owner_url, autocommit=True) as owner:
+        name = owner.execute("SELECT quote_ident(current_database())").fetchone()[0]  # type: ignore[index]
+        owner.execute(f"REVOKE TEMPORARY ON DATABASE {name} FROM PUBLIC".encode())
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("CREATE TEMPORARY TABLE incoming (n int)")
+                cursor.execute("DROP TABLE incoming")
+        finally:
+            owner.execute(f"GRANT TEMPORARY ON DATABASE {name} TO PUBLIC".encode())
+
+
 def test_the_command_refuses_a_role_that_the_wall_does_not_hold(database: WalledDatabase) -> None:
     owner = database.owner_url.split("//")[1].split(":")[0]
     superuser = database.superuser_url.split("//")[1].split("@")[0].split(":")[0]
