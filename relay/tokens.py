@@ -118,7 +118,7 @@ class KeySet:
     """The keys at a URL, fetched when they are first wanted, are old, or lack one that a token names.
 
     An unknown name makes it look again once in 30 seconds at most. While the URL does not answer, the keys
-    that were fetched last go on being used.
+    that were fetched last go on being used. One thread fetches; only who has no key yet waits for it.
     """
 
     def __init__(self, url: str, lifespan_seconds: float, timeout_seconds: float) -> None:
@@ -129,14 +129,26 @@ class KeySet:
 
     def find(self, kid: str) -> Any:
         """Return a key by its name. Errors: TokenInvalid, Unavailable when it cannot be known whether there is one."""
-        with self._lock:
+        key = self._known.get(kid)
+        if key is not None and not self._is_due():
+            return key
+        if not self._lock.acquire(blocking=key is None):
+            return key
+        try:
             key = self._fetched(kid) if time.monotonic() >= self._away_until else None
             key = key or self._known.get(kid)
-            if key is not None:
-                return key
-            if time.monotonic() < self._away_until:
-                raise Unavailable("Tokens cannot be checked right now.", retry_after=int(AWAY_SECONDS))
+        finally:
+            self._lock.release()
+        if key is not None:
+            return key
+        if time.monotonic() < self._away_until:
+            raise Unavailable("Tokens cannot be checked right now.", retry_after=int(AWAY_SECONDS))
         raise TokenInvalid("The token is signed with a key that is not known here.")
+
+    def _is_due(self) -> bool:
+        """Whether the keys are old and may be asked for again."""
+        cache = self._client.jwk_set_cache
+        return time.monotonic() >= self._away_until and (cache is None or cache.get() is None)
 
     def _fetched(self, kid: str) -> Any:
         try:

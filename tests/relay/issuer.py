@@ -15,12 +15,17 @@ ISSUER, AUDIENCE, CLIENT = "https://login.example.com/", "chat-api", "chat-page"
 
 
 class Issuer:
-    """Signs tokens with the newest of its keys; `url` is its JWKS, `asked` how often that was fetched."""
+    """Signs tokens with the newest of its keys; `url` is its JWKS, `asked` how often that was fetched.
+
+    It is silent while `answers` is cleared.
+    """
 
     def __init__(self) -> None:
         self.keys: dict[str, rsa.RSAPrivateKey] = {}
         self.asked = 0
         self.status = 200
+        self.answers = threading.Event()
+        self.answers.set()
         self.url = ""
         self.rotate()
 
@@ -51,6 +56,7 @@ def serving(issuer: Issuer) -> Iterator[Issuer]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             issuer.asked += 1
+            issuer.answers.wait(60)
             body = issuer.document()
             self.send_response(issuer.status)
             self.send_header("Content-Length", str(len(body)))

@@ -1,5 +1,6 @@
 """Bearer tokens: whose they are, and what is wrong with those that are nobody's."""
 
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from relay.credentials import Credentials, Identity, identify
 from relay.exceptions import CsrfFailed, RelayError, TokenInvalid, Unavailable
 from relay.ingress.csrf import check_csrf
 from tests.relay.issuer import AUDIENCE, CLIENT, ISSUER, Issuer, serving
+from tests.waiting import eventually
 
 SECRET = "a-secret-that-is-shared-by-both-sides-of-it"
 
@@ -199,6 +201,31 @@ def test_while_the_keys_cannot_be_fetched_the_known_ones_serve(
     # It was tried once, and is not for a while.
     assert issuer.asked == 2
     assert "right now" in refused(issuer.token(kid="new-one"), error=Unavailable)
+
+
+@pytest.mark.parametrize("lifespan", [5.0, 5000.0])
+def test_whose_key_is_known_waits_for_nobodys_fetch(
+    issuer: Issuer, settings: Settings, monkeypatch: pytest.MonkeyPatch, lifespan: float
+) -> None:
+    settings.RELAY = relay_with(
+        TOKEN_JWKS_URL=issuer.url, TOKEN_JWKS_SECONDS=lifespan, TOKEN_JWKS_TIMEOUT_SECONDS=60.0
+    )
+    who(issuer.token())
+    real = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: real() + 1000)
+    known, unknown = issuer.token(), issuer.token(kid="new-one")
+    issuer.answers.clear()
+    refusals: list[str] = []
+    asking = threading.Thread(target=lambda: refusals.append(refused(unknown)))
+    asking.start()
+    try:
+        eventually(lambda: issuer.asked == 2, what="a look for the new key")
+        assert who(known).user_id == "user-ada"
+        assert not refusals, "the other one still waits"
+    finally:
+        issuer.answers.set()
+        asking.join()
+    assert "not known here" in refusals[0]
 
 
 def test_without_any_key_so_far_the_answer_is_503(issuer: Issuer) -> None:
