@@ -182,6 +182,11 @@ def is_answer(event: SseEvent) -> bool:
     return event.event == "chat_delta" and event.data["delta"]["marker"] == "answer"
 
 
+def test_the_proxy_lets_no_client_choose_its_address() -> None:
+    config = (ROOT / "deploy/nginx.conf").read_text(encoding="utf-8")
+    assert re.findall(r"X-Forwarded-For (.*);", config) == ["$remote_addr"]
+
+
 async def test_a_turn_streams_through_the_proxy_and_is_resumed_when_its_web_process_stops(
     services: Services, database_url: str
 ) -> None:
