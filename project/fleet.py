@@ -149,10 +149,10 @@ class Fleet:
         folder = settings.DATA_DIR / "valkey"
         folder.mkdir(parents=True, exist_ok=True)
         port = _free_port()
-        # As in production: what was acknowledged survives a restart, and nothing is evicted.
+        # As in production: what was acknowledged survives a restart, and only logs may be evicted.
         command = [
             str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "",
-            "--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction",
+            "--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "volatile-lru",
         ]  # fmt: skip
         await self._supervisor.start(Program("valkey", "valkey", command, dict(os.environ), port))
         self._env["REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
