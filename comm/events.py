@@ -238,8 +238,8 @@ class StreamingEventManager:
         group = context_group(context_id)
         if group not in self._joined:
             await self._begin_to_listen()
-            self._joined[group] = context_id
             await _layer().group_add(group, self._channel)
+            self._joined[group] = context_id
             # What came before the group was joined rang for nobody.
             return
         self._waiting[context_id] += 1

@@ -6,10 +6,12 @@ import gc
 import threading
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from channels.layers import get_channel_layer
 
+from comm import events
 from comm.events import ContextEnded, EventsLost, StreamingEventManager, get_event_manager
 from comm.exceptions import EnvelopeInvalid
 from comm.publisher import set_home_loop
@@ -112,6 +114,22 @@ async def test_a_cancelled_get_takes_no_event_along(manager: StreamingEventManag
         await emitting
     assert len(got) < 100, "no get was cancelled in time to make this a test"
     assert got + await take(queue, 100 - len(got)) == list(range(100))
+
+
+async def test_a_reader_whom_the_layer_refused_once_is_rung_all_the_same(
+    manager: StreamingEventManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "CHECK_SECONDS", 3600.0)
+    layer: Any = get_channel_layer()
+    with monkeypatch.context() as away:
+        away.setattr(layer, "group_add", AsyncMock(side_effect=OSError("away")))
+        queue = manager.create_queue("w")
+        with pytest.raises(OSError, match="away"):
+            await queue.get()
+    reading = asyncio.create_task(queue.get())
+    await aeventually(lambda: manager._waiting["w"], what="a reader that waits for the bell")
+    await manager.emit_event("w", "t", {})
+    assert (await asyncio.wait_for(reading, 30))["type"] == "t"
 
 
 async def test_get_nowait_is_like_that_of_a_queue(manager: StreamingEventManager) -> None:
