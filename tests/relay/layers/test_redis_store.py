@@ -101,7 +101,7 @@ async def test_what_finds_no_room_for_the_recorder_is_noted_and_still_delivered(
     gaps: Any = store.hgetall(keys.gaps)
     noted = {gap.group: gap for gap in (read_gap(*item) for item in gaps.items())}
     assert noted[GROUP][1:] == (positions[kept], positions[-1], 4, False)
-    assert noted[project_group("t", "p")][1:] == (None, None, 1)
+    assert noted[project_group("t", "p")][1:] == (None, None, 1, False)
     assert [message["n"] for message in await layer.receive_many(channel)] == [0, 1, 2, 3, 4, 5]
     assert len(await whole_log(layer, GROUP)) == 6
 
