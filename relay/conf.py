@@ -23,7 +23,7 @@ class RelaySettings(NamedTuple):
     """Entries that a catching-up peer reads from history at once."""
     TAIL_CHECK_SECONDS: float = 2.0
     """How soon a lost last event is found."""
-    TURN_BUDGET_BYTES: int = 4 * MIB
+    TURN_BUDGET_BYTES: int = 8 * MIB
     """Bytes handed to peers before the hub lets their sockets drain."""
 
     QUIET_COLLECTION_SECONDS: float = 30.0

@@ -60,6 +60,10 @@ class Hub:
         self.channel = ""
         self.delivered = 0
         """Messages that the layer handed to this hub so far."""
+        self._behind = False
+        self._budget = 0
+        self._flushes: list[Callable[[], None]] = []
+        """What writes to the sockets, of peers that were offered something just now."""
         self._layer: HistoryChannelLayer
         self._teller: StreamTeller | None = None
 
@@ -68,8 +72,10 @@ class Hub:
         self._layer = history_layer()
         self.channel = await self._layer.new_channel("hub")
         await self._layer.group_add(HUBS, self.channel)
+        self._budget = relay_settings().TURN_BUDGET_BYTES
+        self._layer.listen(self.channel, self._hear)
         self._teller = StreamTeller(self._layer)
-        for job in (self._listen, self._check_tails, self._look_after_outages, self._keep_alive):
+        for job in (self._check_tails, self._look_after_outages, self._keep_alive):
             self._tasks.append(asyncio.create_task(self._keep_running(job), name=f"hub {job.__name__}"))
 
     async def aclose(self) -> None:
@@ -79,6 +85,7 @@ class Hub:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
         if self.channel:
+            self._layer.stop_listening(self.channel)
             await self._layer.group_discard(HUBS, self.channel)
         for peer in list(self.peers()):
             await self.leave(peer)
@@ -193,18 +200,38 @@ class Hub:
 
     # --- delivering ---------------------------------------------------------------------------------
 
-    async def _listen(self) -> None:
-        budget = relay_settings().TURN_BUDGET_BYTES
-        while True:
-            spent = 0
-            messages = await self._layer.receive_many(self.channel)
-            self.delivered += len(messages)
-            for message in messages:
+    def _hear(self) -> None:
+        """Messages have come: deliver them, unless that is under way."""
+        if not self._behind:
+            self._work_off()
+
+    def _work_off(self) -> None:
+        """Deliver what waits, and have it written; past the budget of a turn of the loop, go on in the next one."""
+        self._behind = False
+        spent = 0
+        while spent <= self._budget:
+            try:
+                if (message := self._layer.take(self.channel)) is None:
+                    break
+                self.delivered += 1
                 spent += self._take(message)
-                if spent > budget:
-                    # Let the sockets take it before more is buffered.
-                    await asyncio.sleep(0)
-                    spent = 0
+            except Exception:
+                # A hub that stopped listening would silence every stream of the process.
+                logger.exception("The hub could not deliver a message")
+        else:
+            # Let the sockets take it before more is buffered.
+            self._behind = True
+            asyncio.get_running_loop().call_soon(self._work_off)
+        self._write_offered()
+
+    def _write_offered(self) -> None:
+        flushes, self._flushes = self._flushes, []
+        for flush in flushes:
+            try:
+                flush()
+            except Exception:
+                # The streams of the others go on.
+                logger.exception("A stream could not be written")
 
     def _take(self, message: Message) -> int:
         """Deliver a message if it is the next of its group; return the bytes handed to peers."""
@@ -215,26 +242,27 @@ class Hub:
             return 0
         position: Position | None = message.get("position")
         if position is None:
-            return self._deliver(room, Frame.of(message, None))
+            return self._deliver(room, Frame.of(message, None), self._flushes)
         last = room.last
         if last is None or room.fill is not None:
             room.seen = max(room.seen, position)
             return 0
         if position.seq == last.seq + 1 and position.epoch == last.epoch:
             room.last = position
-            return self._deliver(room, Frame.of(message, position))
+            return self._deliver(room, Frame.of(message, position), self._flushes)
         room.seen = max(room.seen, position)
         self._fill_if_behind(room)
         return 0
 
     def _show(self, frame: Frame) -> int:
         """Offer what is kept nowhere to the streams that it names, whatever their session."""
-        return sum(peer.offer(frame) for peer in self._joined if frame.target_sid in peer.sids)
+        flushes = self._flushes
+        return sum(peer.offer(frame, flushes) for peer in self._joined if frame.target_sid in peer.sids)
 
-    def _deliver(self, room: Room, frame: Frame) -> int:
+    def _deliver(self, room: Room, frame: Frame, flushes: list[Callable[[], None]] | None = None) -> int:
         handed = 0
         for peer in room.peers:
-            handed += peer.offer(frame)
+            handed += peer.offer(frame, flushes)
         return handed
 
     def _fill_if_behind(self, room: Room) -> None:

@@ -144,8 +144,11 @@ class Peer:
         else:
             self._pull(merge=False)
 
-    def offer(self, frame: Frame) -> int:
-        """Take the session's next frame without waiting; return the bytes that this put in the queue."""
+    def offer(self, frame: Frame, flushes: "list[Callable[[], None]] | None" = None) -> int:
+        """Take the session's next frame without waiting; return the bytes that this put in the queue.
+
+        It is written in this turn of the loop. Who offers many frames may collect what writes them, and call it.
+        """
         if self.state is not State.LIVE:
             # A pulling peer finds it in the history; only what has no position it would find nowhere.
             return self._offer_transient(frame) if self.state is State.PULLING else 0
@@ -156,7 +159,7 @@ class Peer:
             data = frame.encoded(self._wire.encode)
             if self._queued_bytes + len(data) > self._limit and not self._make_room():
                 return 0
-            self._push(data)
+            self._push(data, flushes)
             handed = len(data)
         if frame.position is not None:
             self.cursor = frame.position
@@ -235,12 +238,15 @@ class Peer:
 
     # --- live ---------------------------------------------------------------------------------------
 
-    def _push(self, data: bytes) -> None:
+    def _push(self, data: bytes, flushes: "list[Callable[[], None]] | None" = None) -> None:
         self._queue.append(data)
         self._queued_bytes += len(data)
         if not self._flush_due and not self._busy:
             self._flush_due = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            if flushes is None:
+                asyncio.get_running_loop().call_soon(self._flush)
+            else:
+                flushes.append(self._flush)
 
     def _make_room(self) -> bool:
         """Empty the queue: into the socket, or else by going to the history (False)."""

@@ -6,6 +6,7 @@ handed to the group's channels in one atomic step. Other groups behave as the sp
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from channels.layers import BaseChannelLayer
@@ -63,6 +64,21 @@ class HistoryChannelLayer(BaseChannelLayer):
     async def new_channel(self, prefix: str = "specific") -> str:
         """Return the name of a channel that only this process receives from."""
         raise NotImplementedError("new_channel() should be implemented in a channel layer")
+
+    def listen(self, channel: str, heard: Callable[[], None]) -> None:
+        """Call `heard` when messages have come into a channel of this process, in the turn of the loop they came in.
+
+        Whoever listens takes them with `take`, then or later; until `stop_listening` nobody else receives.
+        """
+        raise NotImplementedError("listen() not implemented (history extension)")
+
+    def stop_listening(self, channel: str) -> None:
+        """End `listen`; harmless when nobody listens."""
+        raise NotImplementedError("stop_listening() not implemented (history extension)")
+
+    def take(self, channel: str) -> Message | None:
+        """Return the next message of a channel that is listened to, without waiting; None when there is none."""
+        raise NotImplementedError("take() not implemented (history extension)")
 
     async def receive_many(self, channel: str) -> list[Message]:
         """Wait for at least one message of a channel, then return all that are waiting."""

@@ -30,6 +30,8 @@ PING_SECONDS = 5.0
 """A wire so long silent is asked whether it lives."""
 WRITE_BUFFER_BYTES = 1024 * 1024
 """Written and not yet taken by the socket; past this nothing more is written for now."""
+BURST_BYTES = 16 * 1024
+"""A read so large says that more is there: what it brought is handed over with that, and on_read() is not called."""
 NAMES_AT_ONCE = 500
 """Channels in one SUBSCRIBE."""
 
@@ -40,8 +42,9 @@ class Link:
     It belongs to the loop that it was made on, and holds one task. Calls are answered in order. Whoever
     opens it closes it; a loop that ends and cancels its tasks closes it too.
 
-    on_published(channel, payload) is called for each message; on_connected() is awaited before calls go over a
-    new connection and may `prepare`; before_write() and on_tick(now) let the layer add calls of its own.
+    on_published(channel, payload) is called for each message, on_read() after those of a small read; on_connected() is
+    awaited before calls go over a new connection and may `prepare`; before_write() and on_tick(now) let the layer
+    add calls of its own.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Link:
         timeout_seconds: float,
         *,
         on_published: Callable[[bytes, bytes], None],
+        on_read: Callable[[], None],
         on_connected: Callable[["Link"], Any],
         before_write: Callable[[], None],
         on_tick: Callable[[float], None],
@@ -63,6 +67,9 @@ class Link:
         self.reading = asyncio.Semaphore(8)
         self.closed = False
         self._on_published = on_published
+        self._on_read = on_read
+        self.in_small_read = False
+        """Whether on_read() will be called for what is being read, before anything else runs."""
         self._on_connected = on_connected
         self._before_write = before_write
         self._on_tick = on_tick
@@ -310,6 +317,7 @@ class Link:
         reader = self._reader
         reader.feed(data)
         published = self._on_published
+        self.in_small_read = len(data) < BURST_BYTES
         try:
             while True:
                 reply = reader.gets()
@@ -327,6 +335,10 @@ class Link:
                     call.fail(cast(Exception, self._problem))
             if self._transport is not None:
                 self._transport.abort()
+        finally:
+            if self.in_small_read:
+                self.in_small_read = False
+                self._on_read()
 
     def _answer(self, call: Call, reply: Any) -> None:
         if not isinstance(reply, hiredis.ReplyError):

@@ -4,6 +4,7 @@ import asyncio
 import re
 import secrets
 from collections import deque
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -40,6 +41,7 @@ class LocalMail(HistoryChannelLayer):
         self._groups: dict[str, dict[Mailbox, float]] = {}
         self._next_sweep = 0.0
         self._unswept: list[Mailbox] = []
+        self._with_mail: list[Mailbox] = []
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """Return the name of a channel that only this process receives from."""
@@ -68,6 +70,44 @@ class LocalMail(HistoryChannelLayer):
         if not source.groups:
             self._close_if_unused(source)
         return self._opened(contents)
+
+    def listen(self, channel: str, heard: Callable[[], None]) -> None:
+        """Call `heard` when messages have come into a channel, in the turn of the loop they came in."""
+        source = self._source(channel)
+        source.heard = heard
+        source.on_mail = self._mail_came
+        source.receivers += 1
+
+    def stop_listening(self, channel: str) -> None:
+        """End `listen`; harmless when nobody listens."""
+        source = self._channels.get(channel)
+        if source is not None and source.heard is not None:
+            source.heard = source.on_mail = None
+            source.receivers -= 1
+            self._close_if_unused(source)
+
+    def take(self, channel: str) -> Message | None:
+        """Return the next message of a channel that is listened to, without waiting; None when there is none."""
+        source = self._channels.get(channel)
+        if source is None or not source.drop_expired(monotonic()):
+            return None
+        return self._opened([source.messages.popleft()[1]])[0]
+
+    def _mail_came(self, channel: "Mailbox") -> None:
+        """A channel that is listened to has mail; who listens hears of it soon, once for all of it."""
+        if not self._with_mail:
+            self._hand_over_soon()
+        self._with_mail.append(channel)
+
+    def _hand_over_soon(self) -> None:
+        asyncio.get_running_loop().call_soon(self._hand_over_mail)
+
+    def _hand_over_mail(self) -> None:
+        channels, self._with_mail = self._with_mail, []
+        for channel in channels:
+            channel.told = False
+            if channel.heard is not None:
+                channel.heard()
 
     @staticmethod
     def _opened(contents: list[Any]) -> list[Message]:
@@ -198,7 +238,19 @@ class LocalMail(HistoryChannelLayer):
 class Mailbox:
     """The messages that wait in one channel, each with its end, and the receivers that wait for them."""
 
-    __slots__ = ("_waiters", "capacity", "checked", "groups", "messages", "name", "received_at", "receivers")
+    __slots__ = (
+        "_waiters",
+        "capacity",
+        "checked",
+        "groups",
+        "heard",
+        "messages",
+        "name",
+        "on_mail",
+        "received_at",
+        "receivers",
+        "told",
+    )
 
     def __init__(self, name: str, capacity: int) -> None:
         self.name = name
@@ -210,6 +262,9 @@ class Mailbox:
         self.receivers = 0
         self.received_at = float("-inf")
         self._waiters: deque[asyncio.Future[None]] = deque()
+        self.heard: Callable[[], None] | None = None
+        self.on_mail: Callable[[Mailbox], None] | None = None
+        self.told = False
 
     def lives(self, since: float) -> bool:
         """Tell whether somebody receives, or did so since then."""
@@ -223,7 +278,11 @@ class Mailbox:
             if len(messages) >= self.capacity:
                 return False
         messages.append((expires_at, message))
-        if self._waiters:
+        if self.on_mail is not None:
+            if not self.told:
+                self.told = True
+                self.on_mail(self)
+        elif self._waiters:
             self._wake_one()
         return True
 

@@ -138,6 +138,7 @@ class RedisChannelLayer(RedisStore):
             self._address,
             self._timeout,
             on_published=self._published,
+            on_read=self._hand_over_mail,
             on_connected=self._prepare,
             before_write=lambda: sender.pump(fresh),
             on_tick=self._tick,
@@ -233,6 +234,11 @@ class RedisChannelLayer(RedisStore):
             self._offer(parcel["channel"], parcel["message"])
         elif not self._shared.rings(name) and self._link is not None:
             self._link.unsubscribe(name)
+
+    def _hand_over_soon(self) -> None:
+        # What a small read of the socket brought is handed over at its end, before anybody hears of an answer.
+        if self._link is None or not self._link.in_small_read:
+            super()._hand_over_soon()
 
     async def receive(self, channel: str) -> Message:
         """Wait for the channel's next message. One message goes to one of several receivers."""
