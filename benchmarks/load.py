@@ -222,13 +222,13 @@ def attentive() -> Iterator[None]:
 
     Without the right to it (root, or CAP_SYS_NICE) the load takes its turn, and its wait counts as latency.
     """
-    before = os.sched_getscheduler(0)
+    before, priority = os.sched_getscheduler(0), os.sched_getparam(0)
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(2))
     except PermissionError:
         yield
         return
     try:
         yield
     finally:
-        os.sched_setscheduler(0, before, os.sched_param(0))
+        os.sched_setscheduler(0, before, priority)

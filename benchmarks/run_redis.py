@@ -122,16 +122,22 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="share of the sessions and streams")
     parser.add_argument("--subjects", default="", help="words of the names of those to measure, by commas")
     parser.add_argument("--workload", default="", help="part of the name of the one workload to measure")
+    parser.add_argument(
+        "--realtime", action="store_true", help="let nothing else on the machine come in between (root)"
+    )
     parser.add_argument("--write", action="store_true", help="write benchmarks/RESULTS-REDIS.md")
     options = parser.parse_args()
     os.sched_setaffinity(0, {LOAD_CORE})
+    if options.realtime:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     # The load keeps nothing that has cycles; a collection here would be measured as the server's latency.
     gc.disable()
     with Valkey() as store:
         version = store.version()
     results = measure(chosen(options.subjects), options.workload, options.runs, options.scale)
     versions = report.machine(*PACKAGES)
-    text = f"Medians of {options.runs} runs. {versions}, {version}.\n\n{table(results)}\n"
+    how = " with real-time priority, on a machine with other work" if options.realtime else ""
+    text = f"Medians of {options.runs} runs{how}. {versions}, {version}.\n\n{table(results)}\n"
     print(text)
     if options.write:
         report.keep(ROOT / "benchmarks" / "RESULTS-REDIS.md", text)

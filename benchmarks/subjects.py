@@ -88,8 +88,13 @@ class _Prepared:
         self.env = {**os.environ, **subject.env, "LOG_LEVEL": "WARNING", "FOLDER": self.folder}
         if subject.is_backchannel:
             self.env |= {
-                "DATA_DIR": self.folder, "MESSAGE_RATE": "", "DATABASE_URL": f"sqlite:///{self.folder}/bench.sqlite3",
-            }  # fmt: skip
+                "DATA_DIR": self.folder,
+                "DATABASE_URL": f"sqlite:///{self.folder}/bench.sqlite3",
+                "DEBUG": "False",
+                "SECRET_KEY": "benchmark-benchmark-benchmark-benchmark-benchmark",
+                "ALLOWED_HOSTS": "*",
+                "MESSAGE_RATE": "",
+            }
             self._make_sessions(sessions)
 
     def _make_sessions(self, sessions: int) -> None:
