@@ -12,11 +12,13 @@ from os import getpid
 from django.db import Error, connection
 from redis import RedisError, ResponseError
 
+from comm.exceptions import WallDown
 from comm.groups import session_of
 from comm.recorder_stream import OTHER_GROUPS, read_gap
 from comm.recorder_stream import Gap as NotedGap
 from comm.sinks import Published
 from comm.tenants import every_tenant
+from comm.wall import demand_wall
 
 from .conf import recorder_settings
 from .entries import StreamedEnvelope, missing_from, read_streamed
@@ -68,11 +70,12 @@ class RecorderProcess:
 
     @every_tenant()
     def run(self) -> None:
-        """Record until told to stop."""
+        """Record until told to stop. Errors: WallDown, where TENANT_WALL is on and the database has no wall."""
         pause = FIRST_RETRY_SECONDS
         try:
             while not self._stop.is_set():
                 try:
+                    demand_wall()
                     self._attach()
                     pause = FIRST_RETRY_SECONDS
                     while not self._stop.is_set():
@@ -81,6 +84,9 @@ class RecorderProcess:
                     _tell(error, pause)
                 except Stopped:
                     break
+                except WallDown:
+                    # Not to be mended by waiting.
+                    raise
                 except Exception:
                     # What was not acknowledged is read again; a process that ended would record nothing at all.
                     logger.exception("Recording failed; trying again in %s s", pause)

@@ -60,13 +60,13 @@ class WalledDatabase:
             return connection.execute(statement.encode()).fetchall()
 
 
-def walled_database() -> WalledDatabase:
-    """Return this test run's walled database; without PostgreSQL the test is skipped, in CI it fails."""
-    return _make(postgres_or_skip())
+def walled_database(user: str) -> WalledDatabase:
+    """Return a walled database for the tests of one name; without PostgreSQL they are skipped, in CI they fail."""
+    return _make(postgres_or_skip(), user)
 
 
 @functools.cache
-def _make(server: str) -> WalledDatabase:
+def _make(server: str, user: str) -> WalledDatabase:
     mark = uuid.uuid4().hex[:12]
     name, owner, role = f"backchannel_wall_{mark}", f"owner_{mark}", f"server_{mark}"
     passwords = {owner: secrets.token_hex(16), role: secrets.token_hex(16)}

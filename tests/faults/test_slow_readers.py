@@ -37,6 +37,8 @@ def server(
         "BUNDLES": "script=tests.contract.bundles.Script",
         "DEFAULT_BUNDLE": "script",
         "MESSAGE_RATE": "",
+        # These are slow on purpose, and on a busy machine for long: none is to be given up.
+        "NOT_READING_SECONDS": "300",
         **TELLING_ALLOCATOR,
     }
     server = ServerProcess(tmp_path_factory.mktemp("slow"), server=request.param, env=env).start()

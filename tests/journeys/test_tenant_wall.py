@@ -30,7 +30,7 @@ RECORDED = "SELECT DISTINCT conversation_id FROM recorder_recordedenvelope WHERE
 
 @pytest.fixture(scope="module")
 def database() -> WalledDatabase:
-    return walled_database()
+    return walled_database(__name__)
 
 
 @pytest.fixture(scope="module")

@@ -25,13 +25,13 @@ ENV = {
 
 @pytest.fixture(scope="module")
 def database() -> WalledDatabase:
-    return walled_database()
+    return walled_database(__name__)
 
 
 @pytest.fixture
 def fleet(database: WalledDatabase, tmp_path: Path) -> Iterator[Fleet]:
     env = {**ENV, "DATABASE_URL": database.url}
-    with Fleet(tmp_path, web=1, workers=1, recorders=0, env=env) as fleet:
+    with Fleet(tmp_path, web=1, workers=1, recorders=1, env=env) as fleet:
         yield fleet
 
 
@@ -48,7 +48,10 @@ async def test_workers_run_the_turns_of_every_tenant_each_for_its_own(
                 assert seen["async"] == seen["raw"] == seen["thread"] == [tenant]
 
     await asyncio.gather(*map(visit, tenants))
+    await asyncio.to_thread(fleet.until_recorded)
     for tenant in tenants:
+        recorded = "SELECT count(DISTINCT turn_id) FROM recorder_recordedenvelope WHERE turn_id <> ''"
+        assert database.seen(recorded, tenant) == [(2,)]
         assert database.seen("SELECT DISTINCT status FROM comm_turn", tenant) == [("completed",)]
         assert database.seen("SELECT count(*) FROM comm_turn", tenant) == [(2,)]
 
@@ -69,11 +72,12 @@ async def test_a_dead_workers_turns_are_declared_whatever_their_tenant(
             await aeventually(lambda q=query: database.all(q) == [("interrupted",)], timeout=90)
 
 
-def test_a_worker_whose_role_passes_by_the_wall_does_not_start(
-    database: WalledDatabase, tmp_path: Path
+@pytest.mark.parametrize("role", ["workers", "recorders"])
+def test_a_worker_or_recorder_whose_role_passes_by_the_wall_does_not_start(
+    database: WalledDatabase, tmp_path: Path, role: str
 ) -> None:
     env = {**ENV, "DATABASE_URL": database.owner_url}
-    fleet = Fleet(tmp_path, web=0, workers=1, recorders=0, env=env)
+    fleet = Fleet(tmp_path, **{"web": 0, "workers": 0, "recorders": 0, role: 1}, env=env)
     try:
         with pytest.raises(AssertionError, match=r"TENANT_WALL is on, but the role owner_.* owns comm_"):
             fleet.start()

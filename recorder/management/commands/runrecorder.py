@@ -9,6 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from redis import RedisError
 
+from comm.exceptions import WallDown
 from comm.recorder_stream import StreamKeys
 from recorder.conf import recorder_settings
 from recorder.postgres import bound_connection
@@ -47,7 +48,10 @@ class Command(BaseCommand):
         stop = threading.Event()
         _stop_on_signals(stop)
         bound_connection()
-        RecorderProcess(stop, url=conf.REDIS_URL, prefix=conf.REDIS_PREFIX).run()
+        try:
+            RecorderProcess(stop, url=conf.REDIS_URL, prefix=conf.REDIS_PREFIX).run()
+        except WallDown as error:
+            raise CommandError(f"The recorder cannot start. {error}") from error
 
     def _tell(self, most_seconds: float | None) -> None:
         conf = recorder_settings()

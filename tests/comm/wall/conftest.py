@@ -12,7 +12,7 @@ from tests.walled import WalledDatabase, walled_database
 
 @pytest.fixture(scope="module")
 def database() -> WalledDatabase:
-    return walled_database()
+    return walled_database("sight, leaks and setup")
 
 
 @pytest.fixture(autouse=True)

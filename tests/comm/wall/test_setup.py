@@ -18,7 +18,7 @@ from recorder.models import RecordedEnvelope
 from recorder.rows import write_rows
 from tests.comm.wall.tenants import ALL, COMM, NONE, Tenant, as_default, connect_as, tenants_seen
 from tests.recorder.publishing import published
-from tests.walled import WalledDatabase, walled_database
+from tests.walled import WalledDatabase
 
 pytestmark = pytest.mark.wire
 
@@ -54,7 +54,9 @@ def plan_of(rows: Any) -> str:
     return str(rows.explain())
 
 
-def test_the_policies_leave_the_indexes_in_use(acme: Tenant, zenith: Tenant) -> None:
+def test_the_policies_leave_the_indexes_in_use(
+    database: WalledDatabase, acme: Tenant, zenith: Tenant
+) -> None:
     with tenant_scope(acme.name):
         Conversation.objects.bulk_create(
             Conversation(tenant=acme.name, project="p", conversation_id=uuid.uuid4().hex, owner=f"user-{n}")
@@ -68,7 +70,7 @@ def test_the_policies_leave_the_indexes_in_use(acme: Tenant, zenith: Tenant) -> 
         ]
         write_rows(rows, [])
     for table in ("comm_conversation", "comm_message", "recorder_recordedenvelope"):
-        analyze(table)
+        analyze(database, table)
     questions = [
         Message.objects.filter(conversation_id=owned[7]).order_by("id"),
         Turn.objects.filter(conversation_id=owned[7], status="running"),
@@ -93,9 +95,9 @@ def test_the_policies_leave_the_indexes_in_use(acme: Tenant, zenith: Tenant) -> 
                 assert "hashed" not in plan, plan
 
 
-def analyze(table: str) -> None:
+def analyze(database: WalledDatabase, table: str) -> None:
     """Let the owner count what is there: the restricted role may not."""
-    with psycopg.connect(walled_database().owner_url, autocommit=True) as owner:
+    with psycopg.connect(database.owner_url, autocommit=True) as owner:
         owner.execute(f"ANALYZE {table}".encode())
 
 
