@@ -268,7 +268,7 @@ def refusal_or_none(attempt: Callable[[], Any]) -> tuple[Any, BadRequest | None]
         return None, error
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     document=DOCUMENTS
     | st.fixed_dictionaries({"message": st.dictionaries(KEYS, DOCUMENTS, max_size=8)})
