@@ -15,7 +15,7 @@ from .envelope import ConversationContext, Envelope, ServiceContext
 from .exceptions import CommError
 from .filters import FilterChain, IEventFilter, configured_filters
 from .firewall import tenant_firewall
-from .history import Position
+from .history import Position, Taken
 from .progress import Ended, Progress, StepState
 from .publisher import publish, publish_project, refuse_on_loop, run_after_commit
 from .recording import Recordable
@@ -287,8 +287,11 @@ class ChatCommunicator(Recordable):
             position = await publish(envelope, target_sid=draft.target_sid, body=body)
         except (CommError, asyncio.CancelledError) as error:
             # A cancelled publish is in the layer's hands already, unless the layer says that it failed.
-            if isinstance(error, CommError) or isinstance(error.__cause__, OSError):
+            cause = error.__cause__
+            if isinstance(error, CommError) or isinstance(cause, OSError):
                 self._progress.retract(envelope)
+            elif isinstance(cause, Taken):
+                self._published(envelope, draft.target_sid, cause.position)
             raise
         return Sent(envelope, position)
 

@@ -28,6 +28,14 @@ class Position(NamedTuple):
         return cls(int(match[1]), int(match[2]))
 
 
+class Taken(Exception):
+    """The cause of a cancellation whose sender has sent: the layer took the message, at `position` if it numbers it."""
+
+    def __init__(self, position: Position | None) -> None:
+        super().__init__("the message was taken")
+        self.position = position
+
+
 class Entry(NamedTuple):
     """One kept message: its position, and the channel-layer message as it was sent."""
 

@@ -15,7 +15,7 @@ from .conf import comm_settings
 from .envelope import Envelope
 from .exceptions import EnvelopeInvalid, PublishFailed
 from .groups import HUBS, project_group, session_group
-from .history import Position
+from .history import Position, Taken
 
 logger = logging.getLogger(__name__)
 
@@ -98,11 +98,21 @@ async def at_home(work: Coroutine[Any, Any, T]) -> T:
 async def _send(group: str, envelope: Envelope, body: bytes, target_sid: str | None) -> Position | None:
     route = envelope.socket_event
     message = {"type": MESSAGE_TYPE, "group": group, "route": route, "target_sid": target_sid, "body": body}
-    position = await _group_send(group, message, envelope)
-    if sinks.are_active():
-        session_id = envelope.conversation.session_id
-        sinks.offer(sinks.Published(envelope, body, route, position, session_id, target_sid))
+    try:
+        position = await _group_send(group, message, envelope)
+    except asyncio.CancelledError as error:
+        if isinstance(error.__cause__, Taken):
+            _offer(envelope, body, error.__cause__.position, target_sid)
+        raise
+    _offer(envelope, body, position, target_sid)
     return position
+
+
+def _offer(envelope: Envelope, body: bytes, position: Position | None, target_sid: str | None) -> None:
+    """Show the sinks what the layer has taken."""
+    if sinks.are_active():
+        route, session_id = envelope.socket_event, envelope.conversation.session_id
+        sinks.offer(sinks.Published(envelope, body, route, position, session_id, target_sid))
 
 
 async def _group_send(group: str, message: dict[str, Any], envelope: Envelope) -> Position | None:

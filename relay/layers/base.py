@@ -37,7 +37,8 @@ class HistoryChannelLayer(BaseChannelLayer):
     async def group_send(self, group: str, message: Message) -> Position | None:  # type: ignore[override]
         """Send to every channel of the group; return the position where the group has a history.
 
-        A CancelledError of this call has an OSError as its cause where it is known that the message was not sent.
+        A CancelledError of this call has a cause where it is known what became of the message: an OSError where it
+        was not sent, `comm.history.Taken` with its position where it was.
         """
         raise NotImplementedError("group_send() not implemented (groups extension)")
 

@@ -7,13 +7,13 @@ import re
 import secrets
 from collections.abc import Coroutine
 from time import monotonic
-from typing import Any
+from typing import Any, NoReturn
 
 from channels.exceptions import ChannelFull
 from django.core.exceptions import ImproperlyConfigured
 
 from comm.groups import HISTORY_PREFIXES
-from comm.history import Position
+from comm.history import Position, Taken
 from comm.publisher import MESSAGE_TYPE
 from comm.recorder_stream import RECORDED_PREFIXES, pack, unpack
 
@@ -45,8 +45,8 @@ class RedisChannelLayer(RedisStore):
     of this process that pile up travel together, in the order of the calls, which is the order of positions. A
     call whose answer was lost with the wire is repeated and takes effect once. After `timeout` seconds it fails
     with RedisAway (an OSError), and then Redis does not take it later either, unless it had taken it and its
-    answer was lost. A sender that is cancelled after its message was written learns its position first; the
-    cancellation comes with its next wait.
+    answer was lost. A sender that is cancelled after its message was written is so once the answer is here, which
+    the cancellation carries (`comm.history.Taken`).
 
     **Who hears.** This process subscribes to the groups that it is a member of, so a publish costs Redis
     nothing for processes that are not concerned, and no list of processes has to be kept, or cleaned of those that
@@ -318,12 +318,14 @@ class RedisChannelLayer(RedisStore):
         try:
             return await item.future
         except asyncio.CancelledError as error:
-            return await self._after_cancelling(link, item, error)
+            await self._after_cancelling(link, item, error)
 
-    async def _after_cancelling(
-        self, link: Link, item: Outgoing, error: asyncio.CancelledError
-    ) -> Position | None:
-        """A cancelled sender: nothing was sent, or else it learns its position and is cancelled at its next wait."""
+    @staticmethod
+    async def _after_cancelling(link: Link, item: Outgoing, error: asyncio.CancelledError) -> NoReturn:
+        """Cancel a sender: at once where nothing was sent, else when it is known what became of the message.
+
+        Here and not at its next wait, which may lie behind the block that a timeout was for.
+        """
         if not item.settled:
             if not item.written:
                 raise error from RedisAway("nothing was sent")
@@ -335,11 +337,7 @@ class RedisChannelLayer(RedisStore):
         if item.error is not None:
             # Whoever goes on after failures must still hear that it is cancelled.
             raise error from item.error
-        task = asyncio.current_task()
-        if task is not None:
-            task.uncancel()
-            task.cancel(*error.args)
-        return item.position
+        raise error from Taken(item.position)
 
     def _name(self, group: str) -> tuple[bytes, bytes]:
         """Return the name of a group as the script reads it: for any message, and for one that is recorded."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,11 +10,24 @@ from channels.layers import channel_layers
 
 from comm import ChatCommunicator
 from comm.groups import session_group
-from comm.history import Position
+from comm.history import Position, Taken
 from relay.layers.calls import RedisAway
+from relay.layers.redis import RedisChannelLayer
 from tests.contract.reading import whole_log
 from tests.relay.layers.maltreating import GROUP, numbered
 from tests.valkey import ValkeyProcess
+
+
+@contextlib.contextmanager
+def default_layer(layer: RedisChannelLayer) -> Iterator[None]:
+    """Make a layer the one of this process."""
+    before = channel_layers.set("default", layer)
+    try:
+        yield
+    finally:
+        channel_layers.backends.pop("default", None)
+        if before is not None:
+            channel_layers.set("default", before)
 
 
 async def test_a_sender_cancelled_while_redis_has_its_message_learns_the_position(
@@ -21,11 +35,15 @@ async def test_a_sender_cancelled_while_redis_has_its_message_learns_the_positio
 ) -> None:
     layer = make()
     first = await layer.group_send(GROUP, numbered(0))
-    learned: list[Position] = []
+    learned: list[Position | None] = []
 
     async def send() -> None:
-        learned.append(await layer.group_send(GROUP, numbered(1)))
-        await asyncio.sleep(60)
+        try:
+            await layer.group_send(GROUP, numbered(1))
+        except asyncio.CancelledError as error:
+            if isinstance(error.__cause__, Taken):
+                learned.append(error.__cause__.position)
+            raise
 
     valkey.freeze()
     sending = asyncio.create_task(send())
@@ -38,6 +56,52 @@ async def test_a_sender_cancelled_while_redis_has_its_message_learns_the_positio
         await asyncio.wait_for(sending, 10)
     assert learned == [Position(first.epoch, 2)]
     assert [n for _, n in await whole_log(layer, GROUP)] == [0, 1]
+
+
+async def test_a_timeout_ends_with_the_block_that_it_is_for(valkey: ValkeyProcess, make: Any) -> None:
+    layer = make()
+    await layer.group_send(GROUP, numbered(0))
+
+    async def send_in_time() -> str:
+        try:
+            async with asyncio.timeout(0.2):
+                await layer.group_send(GROUP, numbered(1))
+        except TimeoutError:
+            await asyncio.sleep(0)
+            return "too late"
+        await asyncio.sleep(0)
+        return "sent"
+
+    valkey.freeze()
+    sending = asyncio.create_task(send_in_time())
+    await asyncio.sleep(0.5)  # the time is over, and nobody has answered
+    valkey.thaw()
+    assert await asyncio.wait_for(sending, 20) == "too late"
+    assert [n for _, n in await whole_log(layer, GROUP)] == [0, 1]
+
+
+async def test_what_was_taken_from_a_cancelled_turn_is_known_and_seen_by_all(
+    valkey: ValkeyProcess, make: Any
+) -> None:
+    layer = make()
+    seen: list[Position | None] = []
+    with default_layer(layer):
+        comm = ChatCommunicator(
+            service={},
+            conversation={"session_id": "one", "turn_id": "t"},
+            observers=[lambda envelope, target_sid, position: seen.append(position)],
+        )
+        await comm.start()
+        valkey.freeze()
+        ending = asyncio.create_task(comm.complete())
+        await asyncio.sleep(0.2)  # it is written, and nobody answers
+        ending.cancel()
+        valkey.thaw()
+        await asyncio.wait([ending], timeout=20)
+    assert ending.cancelled()
+    assert comm.ended == "complete"
+    assert comm.last_position == seen[-1] == await layer.group_tail(GROUP)
+    assert len(seen) == 2
 
 
 async def test_a_sender_cancelled_before_its_message_was_written_has_sent_nothing(make: Any) -> None:
@@ -106,8 +170,7 @@ async def test_the_end_of_a_turn_that_was_cut_off_and_not_taken_can_be_told_agai
     valkey: ValkeyProcess, make: Any
 ) -> None:
     layer = make(timeout=0.5)
-    before = channel_layers.set("default", layer)
-    try:
+    with default_layer(layer):
         comm = ChatCommunicator(service={}, conversation={"session_id": "one", "turn_id": "t"})
         await comm.start()
         valkey.freeze()
@@ -122,7 +185,3 @@ async def test_the_end_of_a_turn_that_was_cut_off_and_not_taken_can_be_told_agai
         tail = await layer.group_tail(GROUP)
         log = await layer.group_read(GROUP, Position(tail.epoch, 0), 10)
         assert [entry.message["route"] for entry in log.entries] == ["chat_start", "chat_complete"]
-    finally:
-        channel_layers.backends.pop("default", None)
-        if before is not None:
-            channel_layers.set("default", before)
