@@ -23,6 +23,8 @@ from .recording import Recordable
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
+Guard = Callable[[], float | None]
+"""Says until when (monotonic clock) what is published now may be taken, None for ever; raises when it may not."""
 Observer = Callable[[Envelope, str | None, Position | None], None]
 """Hears of each event that was published: the envelope after the filters, its target, its position. Must not wait."""
 
@@ -76,8 +78,8 @@ class ChatCommunicator(Recordable):
 
     `service` and `conversation` say who and where; `target_sid` makes one peer the default receiver;
     `event_filter` is a filter or several, asked after those of the settings and the tenant's firewall;
-    `guard` is called before every publish and may raise (the turn's lease has ended); `observers` hear of each
-    event after it was published.
+    `guard` is called before every publish and may raise (the turn's lease has ended), or say until when a shared
+    channel layer may take it; `observers` hear of each event after it was published.
 
     The methods return the event's position in the session's log, None when a filter blocked it. Each has a
     twin `…_sync` for synchronous code, which sends on commit when a transaction is open and returns nothing.
@@ -93,7 +95,7 @@ class ChatCommunicator(Recordable):
         conversation: ConversationContext | Mapping[str, Any],
         target_sid: str | None = None,
         event_filter: IEventFilter | Sequence[IEventFilter] | None = None,
-        guard: Callable[[], None] | None = None,
+        guard: Guard | None = None,
         observers: Sequence[Observer] = (),
     ) -> None:
         if isinstance(service, Mapping):
@@ -232,10 +234,10 @@ class ChatCommunicator(Recordable):
         envelope = await self._judged(draft)
         if envelope is None:
             return NOT_SENT
-        body = self._encoded(envelope)
+        body, until = self._encoded(envelope)
         # From here to the layer nothing is awaited: what was folded and what was sent have one order.
         self._fold(draft, envelope)
-        return await self._deliver(draft, envelope, body)
+        return await self._deliver(draft, envelope, body, until)
 
     def _settle(self, draft: Draft, envelope: Envelope) -> bool:
         """Note that a draft goes out as this envelope; False when the turn had started or ended already."""
@@ -259,10 +261,10 @@ class ChatCommunicator(Recordable):
         if envelope is None:
             self._progress.mark(draft.envelope)
             return
-        body = self._encoded(envelope)
+        body, until = self._encoded(envelope)
         # Folded at once, so that code in a transaction reads its own words; they go out when it commits.
         self._fold(draft, envelope)
-        run_after_commit(partial(self._deliver_late, draft, envelope, body))
+        run_after_commit(partial(self._deliver_late, draft, envelope, body, until))
 
     async def _judged(self, draft: Draft) -> Envelope | None:
         """Return what the filters leave of a draft's envelope, None when they block it."""
@@ -270,21 +272,19 @@ class ChatCommunicator(Recordable):
             return draft.envelope
         return await self._filters.judge(draft.envelope, broadcast=draft.target_sid is None)
 
-    def _encoded(self, envelope: Envelope) -> bytes:
-        """Encode what goes out, and ask the guard whether it may."""
+    def _encoded(self, envelope: Envelope) -> tuple[bytes, float | None]:
+        """Encode what goes out, and ask the guard whether and until when it may."""
         body = envelope.encode()
-        if self._guard is not None:
-            self._guard()
-        return body
+        return body, None if self._guard is None else self._guard()
 
-    async def _deliver(self, draft: Draft, envelope: Envelope, body: bytes) -> Sent:
+    async def _deliver(self, draft: Draft, envelope: Envelope, body: bytes, until: float | None) -> Sent:
         if draft.to_project:
-            await publish_project(envelope, body=body)
+            await publish_project(envelope, body=body, until=until)
             return Sent(envelope, None)
         if not self._progress.begin(envelope):
             return NOT_SENT
         try:
-            position = await publish(envelope, target_sid=draft.target_sid, body=body)
+            position = await publish(envelope, target_sid=draft.target_sid, body=body, until=until)
         except (CommError, asyncio.CancelledError) as error:
             # A cancelled publish is in the layer's hands already, unless the layer says that it failed.
             cause = error.__cause__
@@ -295,8 +295,8 @@ class ChatCommunicator(Recordable):
             raise
         return Sent(envelope, position)
 
-    async def _deliver_late(self, draft: Draft, envelope: Envelope, body: bytes) -> None:
-        sent = await self._deliver(draft, envelope, body)
+    async def _deliver_late(self, draft: Draft, envelope: Envelope, body: bytes, until: float | None) -> None:
+        sent = await self._deliver(draft, envelope, body, until)
         if sent.envelope is not None:
             self._published(envelope, draft.target_sid, sent.position, to_project=draft.to_project)
 

@@ -42,24 +42,31 @@ def home_loop() -> asyncio.AbstractEventLoop | None:
 
 
 async def publish(
-    envelope: Envelope, *, target_sid: str | None = None, body: bytes | None = None
+    envelope: Envelope,
+    *,
+    target_sid: str | None = None,
+    body: bytes | None = None,
+    until: float | None = None,
 ) -> Position | None:
     """Send an envelope to its session; return its position once the layer has taken it.
 
-    `body` is the encoded envelope where the caller has it already. Up to the layer nothing is awaited, so
+    `body` is the encoded envelope where the caller has it already. After `until` (monotonic clock) a shared layer
+    takes it no more. Up to the layer nothing is awaited, so
     the order of calls is the order of positions. Errors: EnvelopeInvalid when it can't be encoded,
     PublishFailed when the layer did not take it.
     """
     if not envelope.conversation.session_id:
         raise EnvelopeInvalid("conversation.session_id", "is empty: nobody would receive this")
     group = session_group(envelope.conversation.session_id)
-    return await _send_at_home(group, envelope, body or envelope.encode(), target_sid)
+    return await _send_at_home(group, envelope, body or envelope.encode(), target_sid, until)
 
 
-async def publish_project(envelope: Envelope, *, body: bytes | None = None) -> None:
+async def publish_project(
+    envelope: Envelope, *, body: bytes | None = None, until: float | None = None
+) -> None:
     """Send an envelope to the streams of its tenant and project that asked for such events."""
     group = project_group(envelope.service.tenant, envelope.service.project)
-    await _send_at_home(group, envelope, body or envelope.encode(), None)
+    await _send_at_home(group, envelope, body or envelope.encode(), None, until)
 
 
 async def show(envelope: Envelope, *, session_id: str | None = None, stream_id: str | None = None) -> None:
@@ -80,11 +87,11 @@ async def show(envelope: Envelope, *, session_id: str | None = None, stream_id: 
 
 
 async def _send_at_home(
-    group: str, envelope: Envelope, body: bytes, target_sid: str | None
+    group: str, envelope: Envelope, body: bytes, target_sid: str | None, until: float | None
 ) -> Position | None:
     if _home_loop is None or _home_loop is asyncio.get_running_loop():
-        return await _send(group, envelope, body, target_sid)
-    return await at_home(_send(group, envelope, body, target_sid))
+        return await _send(group, envelope, body, target_sid, until)
+    return await at_home(_send(group, envelope, body, target_sid, until))
 
 
 async def at_home(work: Coroutine[Any, Any, T]) -> T:
@@ -95,11 +102,13 @@ async def at_home(work: Coroutine[Any, Any, T]) -> T:
     return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
 
 
-async def _send(group: str, envelope: Envelope, body: bytes, target_sid: str | None) -> Position | None:
+async def _send(
+    group: str, envelope: Envelope, body: bytes, target_sid: str | None, until: float | None
+) -> Position | None:
     route = envelope.socket_event
     message = {"type": MESSAGE_TYPE, "group": group, "route": route, "target_sid": target_sid, "body": body}
     try:
-        position = await _group_send(group, message, envelope)
+        position = await _group_send(group, message, envelope, until)
     except asyncio.CancelledError as error:
         if isinstance(error.__cause__, Taken):
             _offer(envelope, body, error.__cause__.position, target_sid)
@@ -115,12 +124,19 @@ def _offer(envelope: Envelope, body: bytes, position: Position | None, target_si
         sinks.offer(sinks.Published(envelope, body, route, position, session_id, target_sid))
 
 
-async def _group_send(group: str, message: dict[str, Any], envelope: Envelope) -> Position | None:
+async def _group_send(
+    group: str, message: dict[str, Any], envelope: Envelope, until: float | None = None
+) -> Position | None:
     layer: Any = get_channel_layer()
     if layer is None:
         raise PublishFailed("no channel layer is configured")
     try:
-        position: Position | None = await layer.group_send(group, message)
+        position: Position | None
+        if until is not None and getattr(layer, "shared", False):
+            position = await layer.group_send(group, message, until)
+        else:
+            # Within one process nothing is on its way for long.
+            position = await layer.group_send(group, message)
     except OSError as error:
         raise PublishFailed(f"the channel layer did not take {envelope.type}: {error}") from error
     return position

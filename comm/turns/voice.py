@@ -2,11 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable
 from typing import Any
 
 from comm.bundles.registry import get_bundle
-from comm.communicator import ChatCommunicator
+from comm.communicator import ChatCommunicator, Guard
 from comm.envelope import ConversationContext, ServiceContext, stamp
 from comm.exceptions import TurnLost
 from comm.models import Turn
@@ -25,10 +24,11 @@ class Hold:
         self.until = until
         self.lost = False
 
-    def check(self) -> None:
-        """Raise TurnLost when the turn is no longer this process's."""
+    def check(self) -> float:
+        """Return until when the turn is this process's (monotonic clock). Errors: TurnLost where it is no longer."""
         if self.lost or time.monotonic() > self.until:
             raise TurnLost(f"{self.turn_id} is no longer this process's turn")
+        return self.until
 
     def extend(self, until: float) -> None:
         """Note that the lease was renewed."""
@@ -56,7 +56,7 @@ def scope_of(turn: Turn) -> TurnScope:
 
 
 def communicator_of(
-    turn: Turn, guard: Callable[[], None] | None = None, observer: TurnObserver | None = None
+    turn: Turn, guard: Guard | None = None, observer: TurnObserver | None = None
 ) -> ChatCommunicator:
     """Return the communicator that speaks for a turn, through its bundle's filters."""
     conversation = turn.conversation

@@ -38,7 +38,8 @@ class HistoryChannelLayer(BaseChannelLayer):
         """Send to every channel of the group; return the position where the group has a history.
 
         A CancelledError of this call has a cause where it is known what became of the message: an OSError where it
-        was not sent, `comm.history.Taken` with its position where it was.
+        was not sent, `comm.history.Taken` with its position where it was. A shared layer has a third argument,
+        `until` (monotonic clock): what it has not taken by then it does not take, and an OSError says so.
         """
         raise NotImplementedError("group_send() not implemented (groups extension)")
 

@@ -301,20 +301,22 @@ class RedisChannelLayer(RedisStore):
         # No group has such a name.
         return b"!" + process_id.encode()
 
-    async def group_send(self, group: str, message: Message) -> Position | None:  # type: ignore[override]
+    async def group_send(  # type: ignore[override]
+        self, group: str, message: Message, until: float | None = None
+    ) -> Position | None:
         """Send to every channel of the group; return the position where the group has a history.
 
         Up to the queue of this process nothing is awaited, so the order of calls is the order of positions.
-        Errors: RedisAway when Redis did not take it.
+        Errors: RedisAway when Redis did not take it, in the time that a call has and before `until` (monotonic).
         """
         assert isinstance(message, dict), "message is not a dict"
         packed = pack(message)
         kept, recorded = self._names.get(group) or self._name(group)
-        return await self._send(recorded if message.get("type") == MESSAGE_TYPE else kept, packed)
+        return await self._send(recorded if message.get("type") == MESSAGE_TYPE else kept, packed, until)
 
-    async def _send(self, name: bytes, packed: bytes) -> Position | None:
+    async def _send(self, name: bytes, packed: bytes, until: float | None = None) -> Position | None:
         link = self._linked()
-        item = self._sender.send(link, name, packed)
+        item = self._sender.send(link, name, packed, None if until is None else until - monotonic())
         try:
             return await item.future
         except asyncio.CancelledError as error:

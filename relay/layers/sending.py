@@ -86,10 +86,15 @@ class Sender:
         """Take note of what Redis' clock says at a time of the loop's."""
         self._ahead_ms = redis_ms - loop_seconds * 1000
 
-    def send(self, link: Link, name: bytes, packed: bytes) -> Outgoing:
-        """Send a message; the future brings its position, or RedisAway when it was not taken."""
-        loop = link.loop
-        item = Outgoing(name, packed, loop.time() + link.timeout_seconds, loop.create_future())
+    def send(self, link: Link, name: bytes, packed: bytes, within: float | None = None) -> Outgoing:
+        """Send a message; the future brings its position, or RedisAway when it was not taken.
+
+        `within` so many seconds it is taken or never; no later than others in any case.
+        """
+        loop, seconds = link.loop, link.timeout_seconds
+        if within is not None and within < seconds:
+            seconds = within
+        item = Outgoing(name, packed, loop.time() + seconds, loop.create_future())
         self._queue.append(item)
         if len(self._under_way) < BATCHES_AT_ONCE:
             link.flush_soon()
@@ -98,20 +103,25 @@ class Sender:
     def pump(self, link: Link) -> None:
         """Put the next batches on the link, as many as may be under way."""
         while self._queue and len(self._under_way) < BATCHES_AT_ONCE and not self._returned:
-            if not (items := self._next_items()):
+            if not (items := self._next_items(link)):
                 return
             self._number += 1
             batch = Batch(self, link, items, self._encoded(items))
             self._under_way.append(batch)
             link.send(batch)
 
-    def _next_items(self) -> list[Outgoing]:
+    def _next_items(self, link: Link) -> list[Outgoing]:
         items: list[Outgoing] = []
         size = 0
-        queue = self._queue
+        queue, now = self._queue, link.loop.time()
         while queue and len(items) < MESSAGES_AT_ONCE and size < BYTES_AT_ONCE:
             item = queue.popleft()
-            if not item.future.done():
+            if item.future.done():
+                continue
+            if item.deadline < now:
+                # Redis would refuse all that travels with it.
+                item.fail(link.away())
+            else:
                 item.written = True
                 items.append(item)
                 size += len(item.packed)
@@ -119,7 +129,7 @@ class Sender:
 
     def _encoded(self, items: list[Outgoing]) -> bytes:
         """Return the script's call: who sends, which batch, until when, whether after one without an answer."""
-        until_ms = int(items[0].deadline * 1000 + self._ahead_ms)
+        until_ms = int(min([item.deadline for item in items]) * 1000 + self._ahead_ms)
         parts = [
             b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n0\r\n" % (7 + 2 * len(items), self._script.digest),
             *(

@@ -1,8 +1,11 @@
 """What the tests of a maltreated Redis say to it, and through it."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import redis
+from channels.layers import channel_layers
 
 from comm.groups import session_group
 from comm.history import Position
@@ -28,3 +31,15 @@ async def sends(layer: RedisChannelLayer, n: object) -> Position | None:
         return await layer.group_send(GROUP, numbered(n))
     except RedisAway:
         return None
+
+
+@contextlib.contextmanager
+def default_layer(layer: RedisChannelLayer) -> Iterator[None]:
+    """Make a layer the one of this process."""
+    before = channel_layers.set("default", layer)
+    try:
+        yield
+    finally:
+        channel_layers.backends.pop("default", None)
+        if before is not None:
+            channel_layers.set("default", before)

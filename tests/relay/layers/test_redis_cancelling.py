@@ -2,32 +2,17 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from channels.layers import channel_layers
 
 from comm import ChatCommunicator
 from comm.groups import session_group
 from comm.history import Position, Taken
 from relay.layers.calls import RedisAway
-from relay.layers.redis import RedisChannelLayer
 from tests.contract.reading import whole_log
-from tests.relay.layers.maltreating import GROUP, numbered
+from tests.relay.layers.maltreating import GROUP, default_layer, numbered
 from tests.valkey import ValkeyProcess
-
-
-@contextlib.contextmanager
-def default_layer(layer: RedisChannelLayer) -> Iterator[None]:
-    """Make a layer the one of this process."""
-    before = channel_layers.set("default", layer)
-    try:
-        yield
-    finally:
-        channel_layers.backends.pop("default", None)
-        if before is not None:
-            channel_layers.set("default", before)
 
 
 async def test_a_sender_cancelled_while_redis_has_its_message_learns_the_position(

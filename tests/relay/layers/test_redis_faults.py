@@ -2,16 +2,19 @@
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import pytest
 
+from comm import ChatCommunicator
+from comm.exceptions import PublishFailed
 from comm.history import Position
 from relay.layers import link
 from relay.layers.calls import RedisAway, RedisRefused
 from tests.contract.reading import drained, whole_log
 from tests.proxy import TcpProxy
-from tests.relay.layers.maltreating import GROUP, OTHER, client, numbered, sends
+from tests.relay.layers.maltreating import GROUP, OTHER, client, default_layer, numbered, sends
 from tests.valkey import ValkeyProcess
 from tests.waiting import aeventually
 
@@ -207,6 +210,41 @@ async def test_calls_wait_for_a_frozen_redis(valkey: ValkeyProcess, make: Any) -
     valkey.thaw()
     positions = await asyncio.wait_for(asyncio.gather(*sending), 20)
     assert [position.seq for position in positions] == list(range(2, 401))
+
+
+async def test_what_may_be_taken_for_a_moment_only_is_not_taken_later_and_holds_up_nobody(
+    valkey: ValkeyProcess, make: Any
+) -> None:
+    layer = make(timeout=60)
+    await layer.group_send(GROUP, numbered(0))
+    valkey.freeze()
+    # The first are written, and the others wait behind them.
+    until = {n: time.monotonic() + 0.3 for n in (2, 398)}
+    sending = [asyncio.create_task(layer.group_send(GROUP, numbered(n), until.get(n))) for n in range(1, 400)]
+    with pytest.raises(RedisAway):
+        await asyncio.wait_for(sending[1], 20)
+    valkey.thaw()
+    outcomes = await asyncio.wait_for(asyncio.gather(*sending, return_exceptions=True), 30)
+    assert [n for n, outcome in enumerate(outcomes, 1) if isinstance(outcome, RedisAway)] == [2, 398]
+    log = await whole_log(layer, GROUP)
+    assert [n for _, n in log] == [n for n in range(400) if n not in until]
+
+
+async def test_a_turn_that_was_lost_meanwhile_is_not_heard_any_more(valkey: ValkeyProcess, make: Any) -> None:
+    layer = make(timeout=60)
+    until = time.monotonic() + 60
+    with default_layer(layer):
+        comm = ChatCommunicator(service={}, conversation={"session_id": "one"}, guard=lambda: until)
+        await comm.delta("answer", "in time")
+        valkey.freeze()
+        until = time.monotonic() + 0.3
+        with pytest.raises(PublishFailed):
+            await asyncio.wait_for(comm.delta("answer", "too late"), 30)
+        valkey.thaw()
+        assert (await layer.group_tail(GROUP)).seq == 1
+        until = time.monotonic() + 60
+        await comm.delta("answer", "again in time")
+        assert (await layer.group_tail(GROUP)).seq == 2
 
 
 async def test_what_failed_while_redis_was_frozen_is_not_taken_later(
