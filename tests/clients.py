@@ -65,7 +65,9 @@ class Stream:
 
     async def next(self, timeout: float = 60.0) -> SseEvent:
         """Return the next event; StopAsyncIteration when the stream has ended."""
-        return await asyncio.wait_for(anext(self._events), timeout)
+        # Not wait_for: in Python 3.11 it may swallow a cancellation.
+        async with asyncio.timeout(timeout):
+            return await anext(self._events)
 
     async def until(self, predicate: Callable[[SseEvent], bool], timeout: float = 90.0) -> list[SseEvent]:
         """Read up to and with the first event for which the predicate is true; return these events."""
