@@ -64,6 +64,11 @@ class Receiver(ABC):
         self._taken += 1
         return self.received[self._taken - 1]
 
+    @property
+    def unread(self) -> bool:
+        """Whether something has come that `next` has not returned yet."""
+        return self._taken < len(self.received)
+
     async def until(self, what: str, timeout: float = 30.0) -> list[SseEvent]:
         """Return the events up to the first of a route or type; `idle` is the end of a turn."""
         seen = []
@@ -112,7 +117,8 @@ class Sse(Receiver):
         if self.response.status_code != 200:
             await self.response.aread()
             await self.http.aclose()
-            raise ConnectionRefusedError(self.response.json()["detail"]["error_type"])
+            detail = self.response.json()["detail"]
+            raise ConnectionRefusedError(detail["error_type"] if isinstance(detail, dict) else detail)
         self.reading = asyncio.create_task(self._read())
 
     async def _read(self) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from tests.faults.wholeness import PATIENT_SERVER, TELLING_ALLOCATOR, look_at, settled
 from tests.fleet import Fleet
 
 HERE = Path(__file__).parent
@@ -44,3 +45,34 @@ def start_fleet(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Star
 def fleet(start_fleet: StartFleet) -> Fleet:
     """Two web processes, two workers and a recorder."""
     return start_fleet()
+
+
+COUNTING = {
+    "BUNDLES": "count=tests.faults.bundles.Counting",
+    "DEFAULT_BUNDLE": "count",
+    "MESSAGE_RATE": "",
+    **PATIENT_SERVER,
+    **TELLING_ALLOCATOR,
+}
+
+
+@pytest.fixture(scope="module")
+def lasting_fleet(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Fleet]:
+    """A fleet for all tests of a module, with its database behind a proxy. Tests ask for `whole`.
+
+    `FLEET_ENV` of the module is added to its environment.
+    """
+    env = {**COUNTING, **getattr(request.module, "FLEET_ENV", {})}
+    with Fleet(tmp_path_factory.mktemp("fleet"), proxied=True, env=env) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+def whole(lasting_fleet: Fleet, request: pytest.FixtureRequest) -> Iterator[Fleet]:
+    """The fleet of the module, whole and idle; when the test is over it must be so again, down to its memory."""
+    before = look_at(lasting_fleet)
+    yield lasting_fleet
+    request.node.add_report_section("teardown", "output of the fleet", lasting_fleet.output())
+    settled(lasting_fleet, before)

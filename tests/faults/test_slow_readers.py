@@ -11,17 +11,14 @@ import pytest
 
 from tests.clients import ChatClient, SseEvent, text_of
 from tests.faults.stuck import SLOW_READERS, SlowReader
+from tests.faults.wholeness import PATIENT_SERVER, TELLING_ALLOCATOR
 from tests.servers import ServerProcess
 from tests.waiting import aeventually
 
 MIB = 1024 * 1024
-TELLING_ALLOCATOR = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_TRIM_THRESHOLD_": "131072",
-    "MALLOC_MMAP_THRESHOLD_": "131072",
-}
-"""glibc gives back what is free, so that the resident size tells what is held."""
 READERS = 6
+MARKER = "thinking"
+"""Not answer, which comes once more, as a whole, in `chat_complete`."""
 DELTAS, SIZE = 1200, 10_000
 TURN_MIB = DELTAS * SIZE / MIB
 """Some 11 MiB: more than the log of a session holds, so that what was not read comes from the archive too."""
@@ -37,8 +34,7 @@ def server(
         "BUNDLES": "script=tests.contract.bundles.Script",
         "DEFAULT_BUNDLE": "script",
         "MESSAGE_RATE": "",
-        # These are slow on purpose, and on a busy machine for long: none is to be given up.
-        "NOT_READING_SECONDS": "300",
+        **PATIENT_SERVER,
         **TELLING_ALLOCATOR,
     }
     server = ServerProcess(tmp_path_factory.mktemp("slow"), server=request.param, env=env).start()
@@ -63,7 +59,7 @@ async def streams(server: ServerProcess) -> int:
 
 async def play(server: ServerProcess, client: ChatClient, stream: Any) -> tuple[str, list[SseEvent]]:
     """Let a turn run while the client reads, until it is recorded; return its id and its events."""
-    ack = await client.send("go", payload=[{"text": "word", "times": DELTAS, "size": SIZE}])
+    ack = await client.send("go", payload=[{"text": "word", "times": DELTAS, "size": SIZE, "marker": MARKER}])
     events = await stream.until_idle(timeout=120)
     epoch, seq = str(events[-1].id).split("-")
     last = f"SELECT 1 FROM recorder_recordedenvelope WHERE epoch = {epoch} AND seq = {seq}"
@@ -116,14 +112,14 @@ async def test_readers_that_do_not_read_cost_bounded_memory_and_miss_no_text(
             assert await streams(server) == READERS + 1
         await aeventually(lambda: _only_one(server), timeout=30, what="the end of the slow streams")
         after = server.rss_mib
-    whole = text_of(fast)
+    whole = text_of(fast, MARKER)
     assert len(whole) >= DELTAS * SIZE
     for events in seen:
-        assert text_of(events) == whole
+        assert text_of(events, MARKER) == whole
         positions = [tuple(map(int, str(event.id).split("-"))) for event in events if event.id]
         assert positions == sorted(set(positions))
         assert any(event.data.get("extra", {}).get("merged", 0) > 1 for event in events)
-    assert text_of(await recorded(server, turn_id)) == whole
+    assert text_of(await recorded(server, turn_id), MARKER) == whole
     assert during - before < BOUND_MIB, f"{during - before:.0f} MiB while {READERS * TURN_MIB:.0f} wait"
     assert after - before < BOUND_MIB, f"{after - before:.0f} MiB are left of {READERS} readers"
 
