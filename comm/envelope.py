@@ -83,6 +83,10 @@ class Delta(msgspec.Struct, frozen=True):
     completed: bool = False
 
 
+ENVELOPE_BYTES = 16 * 1024 * 1024
+"""Half of what Redis lets a subscriber be behind: a larger one would cut off every process that reads it, each time."""
+
+
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """One event on its way to the peers of a session.
 
@@ -111,7 +115,10 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def encode(self) -> bytes:
-        """Return the envelope as one line of UTF-8 JSON; EnvelopeInvalid names what can't be encoded."""
+        """Return the envelope as one line of UTF-8 JSON; EnvelopeInvalid names what can't be encoded.
+
+        So does one of more than ENVELOPE_BYTES.
+        """
         try:
             body = _encoder.encode(self)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -120,6 +127,10 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
         # msgspec writes NaN and the infinities as null: a value would be lost in silence.
         if b"null" in body:
             _refuse_nonfinite(self)
+        if len(body) > ENVELOPE_BYTES:
+            raise EnvelopeInvalid(
+                "envelope", f"has {len(body)} bytes of JSON, and at most {ENVELOPE_BYTES} travel as one"
+            )
         return body
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comm.envelope import (
+    ENVELOPE_BYTES,
     ConversationContext,
     Delta,
     Envelope,
@@ -150,3 +151,9 @@ def test_an_envelope_cannot_be_changed_in_place() -> None:
     with pytest.raises(AttributeError):
         envelope.type = "chat.delta"  # type: ignore[misc]
     assert msgspec.structs.replace(envelope, type="chat.delta").type == "chat.delta"
+
+
+def test_an_envelope_is_no_larger_than_the_channel_layer_can_carry() -> None:
+    assert make(data={"text": "x" * (ENVELOPE_BYTES - 1000)}).encode()
+    with pytest.raises(EnvelopeInvalid, match="at most 16777216"):
+        make(data={"text": "x" * ENVELOPE_BYTES}).encode()
