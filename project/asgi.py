@@ -14,6 +14,7 @@ from relay import lifecycle  # noqa: E402 - Django must be set up first
 from relay.pacing import paced  # noqa: E402
 from relay.routing import NoSuchSocket, bounded, mounted  # noqa: E402
 from relay.transports.chatbot import ChatbotConsumer, chatbot_streams  # noqa: E402
+from relay.transports.opening import admissions  # noqa: E402
 from relay.transports.socketio import SocketIoTransport  # noqa: E402
 from relay.transports.sse import SseConsumer  # noqa: E402
 from relay.transports.webchat import WebChatConsumer  # noqa: E402
@@ -22,6 +23,7 @@ from relay.transports.websocket import WebSocketConsumer  # noqa: E402
 socketio = SocketIoTransport()
 lifecycle.closes(socketio)
 lifecycle.closes(chatbot_streams)
+lifecycle.closes(admissions)
 
 routes = ProtocolTypeRouter(
     {

@@ -1,7 +1,7 @@
 """Which session a request belongs to, by the rules of the wire contract."""
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Literal
@@ -30,11 +30,24 @@ def resolve_session(credentials: Credentials, *, create: bool, transport: Transp
     return session_of(identify(credentials), credentials, create=create, transport=transport)
 
 
+def sessions_named(names: Iterable[str]) -> dict[str, Session]:
+    """Return those sessions of these names that there are, in one query."""
+    return Session.objects.in_bulk([name for name in names if name])
+
+
 def session_of(
-    identity: Identity | None, credentials: Credentials, *, create: bool, transport: Transport = "sse"
+    identity: Identity | None,
+    credentials: Credentials,
+    *,
+    create: bool,
+    transport: Transport = "sse",
+    known: Mapping[str, Session] | None = None,
 ) -> Session:
-    """Return the session of an identity (None is an anonymous caller); errors as for resolve_session."""
-    named = _named(credentials.session_id)
+    """Return the session of an identity (None is an anonymous caller); errors as for resolve_session.
+
+    `known` are the `sessions_named` of the name in these credentials, where a caller asked for many at once.
+    """
+    named = _named(credentials.session_id, known)
     if identity is not None:
         return _session_of_user(identity, named)
     if named is not None and not named.is_anonymous:
@@ -104,10 +117,10 @@ def _new_id() -> str:
     return str(uuid.uuid4())
 
 
-def _named(session_id: str) -> Session | None:
+def _named(session_id: str, known: Mapping[str, Session] | None) -> Session | None:
     if not session_id:
         return None
-    session = Session.objects.filter(session_id=session_id).first()
+    session = (sessions_named([session_id]) if known is None else known).get(session_id)
     if session is None:
         raise SessionUnknown("There is no such session; open one without naming it, or log in.")
     return session

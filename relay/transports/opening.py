@@ -7,7 +7,6 @@ from io import BytesIO
 from typing import Any
 
 import msgspec
-from channels.db import database_sync_to_async
 from django.core.exceptions import BadRequest as DjangoBadRequest
 from django.core.handlers.asgi import ASGIRequest
 from django.db import DatabaseError
@@ -21,7 +20,8 @@ from relay.exceptions import BadRequest, StreamIdRequired, Unavailable
 from relay.ingress.checking import check_storable, convert
 from relay.models import Session
 from relay.peers import Peer, Wire
-from relay.sessions import Transport, session_by_ticket, session_of
+from relay.sessions import Transport, session_by_ticket, session_of, sessions_named
+from relay.together import Together
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ async def admit(
     """
     gateway.refuse_when_draining()
     try:
-        return await database_sync_to_async(_admit)(asked, credentials, transport, identity)
+        return await admissions.ask(_Knock(asked, credentials, transport, identity))
     except (DjangoBadRequest, UnicodeError) as error:
         raise BadRequest("query", "the query string cannot be read") from error
     except (DatabaseError, OSError) as error:
@@ -131,17 +131,41 @@ async def admit(
         raise Unavailable("The stream cannot be opened right now.", retry_after=2) from error
 
 
-def _admit(
-    asked: Asked, credentials: Credentials, transport: Transport, identity: Identity | None
-) -> Opening:
+@dataclass(frozen=True, slots=True)
+class _Knock:
+    """What `admit` was asked."""
+
+    asked: Asked
+    credentials: Credentials
+    transport: Transport
+    identity: Identity | None
+
+
+def _admit_all(knocks: list[_Knock]) -> list[Opening | Exception]:
+    known = sessions_named({knock.credentials.session_id for knock in knocks})
+    openings: list[Opening | Exception] = []
+    for knock in knocks:
+        try:
+            openings.append(_admit(knock, known))
+        except Exception as error:  # noqa: BLE001 - it is for whoever knocked, who maps and logs it
+            openings.append(error)
+    return openings
+
+
+admissions = Together(_admit_all)
+"""Clients that connect at once are admitted together: after a restart all of them come back."""
+
+
+def _admit(knock: _Knock, known: Mapping[str, Session]) -> Opening:
     conf = comm_settings()
+    asked = knock.asked
     stream_id = asked.stream_id.strip()
     if not stream_id:
         raise StreamIdRequired("stream_id: required; the client names its stream, best with a random UUID")
     check_stream_id(stream_id)
     tenant, project = _scope(asked.tenant, "tenant"), _scope(asked.project, "project")
     return Opening(
-        session=_session(credentials, transport, identity),
+        session=_session(knock, known),
         stream_id=stream_id,
         tenant=tenant or conf.DEFAULT_TENANT,
         project=project or conf.DEFAULT_PROJECT,
@@ -151,10 +175,12 @@ def _admit(
     )
 
 
-def _session(credentials: Credentials, transport: Transport, identity: Identity | None) -> Session:
+def _session(knock: _Knock, known: Mapping[str, Session]) -> Session:
+    credentials, identity = knock.credentials, knock.identity
     if credentials.ticket and identity is None:
-        return session_by_ticket(credentials, transport)
-    return session_of(identity or identify(credentials), credentials, create=True, transport=transport)
+        return session_by_ticket(credentials, knock.transport)
+    identity = identity or identify(credentials)
+    return session_of(identity, credentials, create=True, transport=knock.transport, known=known)
 
 
 def check_stream_id(stream_id: str) -> None:

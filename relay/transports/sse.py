@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
+from channels.consumer import get_handler_name
 from channels.exceptions import StopConsumer
 from channels.generic.http import AsyncHttpConsumer
 from corsheaders.middleware import CorsMiddleware
@@ -55,7 +56,9 @@ class SseConsumer(AsyncHttpConsumer):
         self.base_send = send
         try:
             while True:
-                await self.dispatch(await receive())
+                message = await receive()
+                # Not dispatch(): it visits the database's thread at each message, and nothing here holds a connection.
+                await getattr(self, get_handler_name(message))(message)
         except StopConsumer:
             pass
         finally:
