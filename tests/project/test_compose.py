@@ -137,6 +137,9 @@ class Services:
         eventually(self._proxied, timeout=60, what="the proxy")
 
     def close(self) -> None:
+        if "proxy" in self.processes:
+            # Its workers would outlive it if it were killed.
+            self.processes["proxy"].stop()
         for process in reversed(self.processes.values()):
             process.close()
 
