@@ -172,7 +172,7 @@ async def test_a_channel_that_nobody_receives_from_leaves_its_groups() -> None:
             return False
         return True
 
-    await aeventually(gone, what="the end of the membership")
+    await aeventually(gone, timeout=60, what="the end of the membership")
     await layer.group_send("chat.room", {**MESSAGE, "n": 2})
     assert await layer.receive(dead) == MESSAGE
     await layer.send(dead, {**MESSAGE, "n": 3})
