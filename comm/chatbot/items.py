@@ -67,12 +67,17 @@ def stat_item(workflow_id: str, turn: Turn) -> Item | None:
 def items_of(conversation: Conversation) -> list[Item]:
     """Return everything of a workflow that is in the database, by time."""
     workflow_id = conversation.conversation_id
-    messages = conversation.messages.select_related("turn").order_by("-id")[:KEPT_ITEMS]
+    messages = list(conversation.messages.select_related("turn").order_by("-id")[:KEPT_ITEMS])
     lines = LogLine.objects.filter(conversation=conversation).order_by("-id")[:KEPT_ITEMS]
     turns = conversation.turns.exclude(finished_at=None).order_by("-number")[:KEPT_ITEMS]
     items = [message_item(workflow_id, message) for message in reversed(messages)]
     items += [log_item(workflow_id, line) for line in reversed(lines)]
-    items += [stat for turn in reversed(turns) if (stat := stat_item(workflow_id, turn))]
+    answered = {message.turn_id for message in messages if message.role == Message.Role.ASSISTANT}
+    for turn in reversed(turns):
+        # A turn that ended while the rows were read: what it used comes as an event, after its last lines.
+        ended_meanwhile = turn.status == Turn.Status.COMPLETED and turn.pk not in answered
+        if not ended_meanwhile and (stat := stat_item(workflow_id, turn)):
+            items.append(stat)
     return sorted(items, key=lambda item: item["createdAt"])
 
 
