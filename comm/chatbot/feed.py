@@ -3,12 +3,14 @@
 import asyncio
 import logging
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby
 from typing import Any
 
 import msgspec
+from django.db import Error, InterfaceError, OperationalError
 
 from comm.conf import comm_settings
 from comm.envelope import Envelope
@@ -16,6 +18,7 @@ from comm.events import get_event_manager
 from comm.exceptions import CommError
 from comm.history import Position
 from comm.models import Conversation, LogLine, Message, Turn
+from comm.turns.database import Outage
 from comm.turns.observing import Database, TurnObserver
 
 from .items import Item, log_item, message_item, stat_item
@@ -25,6 +28,7 @@ logger = logging.getLogger(__name__)
 WAITING_EVENTS = 1000
 """Steps that wait for the database; what is over is not logged, and counted."""
 ROWS_AT_ONCE = 100
+WRITE_AGAIN_SECONDS = 0.3
 LEVELS = {"completed": "success", "error": "error", "skipped": "warning"}
 ENDS = {Turn.Status.COMPLETED: "complete", Turn.Status.STOPPED: "stopped"}
 CHATDATA = "chatdata"
@@ -40,7 +44,7 @@ class ChatbotFeed(TurnObserver):
         super().__init__(turn, database)
         self.workflow_id = turn.conversation.conversation_id
         self.context_id = context_of(turn.conversation)
-        self._seen: asyncio.Queue[Envelope | None] = asyncio.Queue(WAITING_EVENTS)
+        self._seen: asyncio.Queue[Envelope | asyncio.Event | None] = asyncio.Queue(WAITING_EVENTS)
         self._dropped = 0
         self._status = ""
         self._task: asyncio.Task[None] | None = None
@@ -58,6 +62,18 @@ class ChatbotFeed(TurnObserver):
             self._seen.put_nowait(envelope)
         except asyncio.QueueFull:
             self._dropped += 1
+
+    async def catch_up(self) -> None:
+        """Wait until the steps seen so far are rows: whoever joins after the turn's end reads all of them there."""
+        if self._task is None:
+            return
+        written = asyncio.Event()
+        waiting = asyncio.ensure_future(written.wait())
+        try:
+            await self._seen.put(written)
+            await asyncio.wait([waiting, self._task], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
 
     def ended(self, status: str) -> None:
         """Note how the turn ended."""
@@ -77,14 +93,17 @@ class ChatbotFeed(TurnObserver):
     # --- the work beside the turn ---------------------------------------------------------------------
 
     async def _work(self) -> None:
-        await self._tell(await self.database(lambda: self._said(self.turn.turn_id, Message.Role.USER)))
+        await self._tell(await self._rows(lambda: self._said(self.turn.turn_id, Message.Role.USER)))
         more = True
         while more:
             batch = [await self._seen.get()]
             while len(batch) < ROWS_AT_ONCE and not self._seen.empty():
                 batch.append(self._seen.get_nowait())
             more = batch[-1] is not None
-            await self._show([envelope for envelope in batch if envelope is not None])
+            await self._show([seen for seen in batch if isinstance(seen, Envelope)])
+            for seen in batch:
+                if isinstance(seen, asyncio.Event):
+                    seen.set()
         if self._dropped:
             logger.warning("Turn %s: %d steps were not logged", self.turn.turn_id, self._dropped)
         if self._status:
@@ -94,15 +113,24 @@ class ChatbotFeed(TurnObserver):
         """Store and tell what was seen, in its order; steps that follow each other go to the database together."""
         for are_steps, run in groupby(envelopes, key=lambda envelope: envelope.type == "chat.step"):
             if are_steps:
-                await self._tell(await self.database(partial(self._store, list(run))))
+                await self._log(list(run))
                 continue
             for envelope in run:
                 queued = str(envelope.data.get("queued_turn_id"))
-                await self._tell(await self.database(partial(self._said, queued, Message.Role.USER)))
+                await self._tell(await self._rows(partial(self._said, queued, Message.Role.USER)))
+
+    async def _log(self, steps: list[Envelope]) -> None:
+        try:
+            items = await self._rows(partial(self._store, steps, [f"log_{uuid.uuid4()}" for _ in steps]))
+        except (Error, ValueError):
+            # The database refuses one of them: the turn's other steps and its end are shown all the same.
+            logger.exception("Turn %s: %d steps could not be logged", self.turn.turn_id, len(steps))
+            return
+        await self._tell(items)
 
     async def _close(self) -> None:
         """Tell the answer, what it used, and the end where nothing else of the workflow waits."""
-        items, idle, error = await self.database(self._outcome)
+        items, idle, error = await self._rows(self._outcome)
         await self._tell(items)
         if not idle:
             return
@@ -130,25 +158,39 @@ class ChatbotFeed(TurnObserver):
             # It is in the database: whoever opens the workflow again reads it there.
             logger.exception("Turn %s: its workflow could not be told", self.turn.turn_id)
 
+    async def _rows(self, work: Callable[[], Any]) -> Any:
+        """Run ORM work, again while the database is away: it may run twice. Whoever closes the feed ends it."""
+        outage = Outage()
+        while True:
+            try:
+                return await self.database(work)
+            except (OSError, OperationalError, InterfaceError):
+                if outage.begins():
+                    logger.exception(
+                        "Turn %s: its workflow waits for the database; trying again", self.turn.turn_id
+                    )
+                await asyncio.sleep(WRITE_AGAIN_SECONDS)
+
     # --- rows, on the runner's thread -------------------------------------------------------------------
 
     def _said(self, turn_id: str, role: str) -> list[Item]:
         found = Message.objects.filter(turn__turn_id=turn_id, role=role).select_related("turn").order_by("id")
         return [message_item(self.workflow_id, message) for message in found]
 
-    def _store(self, steps: list[Envelope]) -> list[Item]:
+    def _store(self, steps: list[Envelope], log_ids: list[str]) -> list[Item]:
         conversation_pk = self.turn.conversation_id
         number = Turn.objects.filter(conversation_id=conversation_pk, number__lte=self.turn.number).count()
-        lines = [self._line(envelope, number) for envelope in steps]
-        LogLine.objects.bulk_create(lines)
+        lines = [self._line(*each, number) for each in zip(steps, log_ids, strict=True)]
+        # What was written before the database went away is not written twice.
+        LogLine.objects.bulk_create(lines, ignore_conflicts=True)
         return [log_item(self.workflow_id, line) for line in lines]
 
-    def _line(self, envelope: Envelope, number: int) -> LogLine:
+    def _line(self, envelope: Envelope, log_id: str, number: int) -> LogLine:
         event = envelope.event
         markdown = event.markdown if not isinstance(event.markdown, msgspec.UnsetType) else ""
         progress = envelope.data.get("progress")
         return LogLine(
-            log_id=f"log_{uuid.uuid4()}",
+            log_id=log_id,
             conversation_id=self.turn.conversation_id,
             turn=self.turn,
             message=(event.title or event.step) + (f": {markdown}" if markdown else ""),

@@ -12,7 +12,7 @@ from comm.exceptions import PublishFailed
 from comm.models import Turn
 
 from . import leases
-from .observing import Database, TurnObserver
+from .observing import Database, TurnObserver, caught_up
 from .outcome import outcome_of
 from .voice import emit_status
 
@@ -71,6 +71,7 @@ async def declare_interrupted(
         await communicator.error(INTERRUPTED, data=data)
     elif not await told(lambda: communicator.error(INTERRUPTED, data=data), 0):
         logger.error("Turn %s: nobody could be told that it was interrupted", turn.turn_id)
+    await caught_up(observer)
     written = await database(
         lambda: leases.finish(
             turn, Turn.Status.INTERRUPTED, answer=answer, outcome=outcome_of(communicator), error=error

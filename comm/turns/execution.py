@@ -23,7 +23,7 @@ from . import leases
 from .context import TurnContext, TurnMessage
 from .database import Outage, for_tenant
 from .endings import LATE_SECONDS, SOON_SECONDS, declare_interrupted, told
-from .observing import Database, observer_of, observing
+from .observing import Database, caught_up, observer_of, observing
 from .outcome import outcome_of
 from .voice import Hold, communicator_of, emit_status, scope_of
 
@@ -205,6 +205,7 @@ class Execution:
             partial(self._end, failure), SOON_SECONDS
         )
         status, completion = self._verdict(failure)
+        await caught_up(self.observer)
         if not await self._persist(partial(self._finish, status, completion, failure)):
             return
         self._hold.ended()

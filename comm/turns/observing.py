@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 Database = Callable[[Callable[[], Any]], Awaitable[Any]]
 """Runs synchronous ORM code on the runner's own thread."""
 
+CATCH_UP_SECONDS = 2.0
+"""How long the end of a turn waits for its observer before it is written down."""
 CLOSE_SECONDS = 5.0
 """What an observer has to finish after its turn; the next turn of the conversation waits meanwhile."""
 
@@ -35,6 +37,9 @@ class TurnObserver:
     def saw(self, envelope: Envelope, target_sid: str | None, position: Position | None) -> None:
         """An event was published; called on the event loop, and must not wait."""
 
+    async def catch_up(self) -> None:
+        """Write down what was seen so far; the turn's end is written down after it."""
+
     def ended(self, status: str) -> None:
         """The turn's end was written down; not called when the claim was lost."""
 
@@ -49,6 +54,17 @@ def observer_of(turn: Turn, database: Database) -> TurnObserver | None:
         return None
     observer: TurnObserver = import_string(path)(turn, database)
     return observer
+
+
+async def caught_up(observer: TurnObserver | None) -> None:
+    """Let an observer catch up before the turn's end is written: whoever sees the end in a row sees all before it."""
+    if observer is None:
+        return
+    try:
+        await asyncio.wait_for(observer.catch_up(), CATCH_UP_SECONDS)
+    except Exception:
+        # The end does not wait any longer; what is written late is told late.
+        logger.exception("The observer of turn %s is behind at its end", observer.turn.turn_id)
 
 
 @asynccontextmanager

@@ -119,3 +119,13 @@ class Refuser(Bundle):
 
     async def run(self, turn: TurnContext) -> None:
         await turn.communicator.error("pace_ms: must be a number", data={"error_type": "config_invalid"})
+
+
+class Stepper(Bundle):
+    """Shows two steps, then answers."""
+
+    async def run(self, turn: TurnContext) -> None:
+        await turn.communicator.step("Searching", "started", step="search")
+        await turn.sleep(0.05)
+        await turn.communicator.step("Searching", "completed", step="search")
+        await turn.communicator.delta("answer", "found")

@@ -36,6 +36,7 @@ BUNDLES = {
         "teller",
         "ender",
         "refuser",
+        "stepper",
     )
 }
 QUICK = {
