@@ -8,6 +8,7 @@ import asyncio
 import fcntl
 import json
 import os
+import random
 import signal
 import socket
 import sys
@@ -24,6 +25,8 @@ from project.supervision import Child, Program, Supervisor
 WEB, WORKERS, RECORDERS = 2, 2, 1
 STAGES = (["web"], ["worker"], ["recorder"], ["valkey"])
 """Who stops before whom: streams are handed over first, turns end while their events are still recorded."""
+PRIVATE_PORTS = range(20_000, 32_000)
+"""Where Valkey may listen: below the ports that Linux gives to clients."""
 START_SECONDS = 120.0
 STOP_MARGIN_SECONDS = 20.0
 """What a process may take to stop beyond the grace of its turns."""
@@ -236,9 +239,8 @@ def _is_free(host: str, port: int) -> bool:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that no client is given: Valkey must find it free when it starts again."""
+    return next(port for port in random.sample(PRIVATE_PORTS, 1000) if _is_free("127.0.0.1", port))
 
 
 def main() -> int:

@@ -1,10 +1,13 @@
 """Real servers on real ports: Backchannel in a process of its own, with a database of its own."""
 
 import contextlib
+import itertools
 import os
+import random
 import socket
 import sqlite3
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +27,29 @@ SERVERS = ["uvicorn", pytest.param("daphne", marks=pytest.mark.wire)]
 """The servers that a test of transports runs on; what the second one adds has nothing to do with the database."""
 
 
+PORTS = range(11_000, 32_000)
+"""Below those that Linux gives to clients: such a port may be taken while its server starts, or starts again."""
+PORTS_A_WORKER = 2_000
+
+
+def _ports() -> Iterator[int]:
+    """Every second port of this test process's share, for ever: whoever has one may use the next as well."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = PORTS[worker * PORTS_A_WORKER % len(PORTS) :][:PORTS_A_WORKER:2]
+    begin = random.randrange(len(share))
+    return itertools.cycle([*share[begin:], *share[:begin]])
+
+
+_next_ports = _ports()
+
+
 def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that was free a moment ago, and is given to nobody else of this test run."""
+    while True:
+        port = next(_next_ports)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class ServerProcess(TestedProcess):
