@@ -5,13 +5,12 @@ import logging
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, TypedDict
+from typing import Any
 
-import msgspec
 from channels.layers import get_channel_layer
 
-from .envelope import stamp
-from .exceptions import CommError, EnvelopeInvalid, PublishFailed
+from .event_bodies import Event, checked_context, encode_event, event_of
+from .exceptions import CommError, PublishFailed
 from .groups import context_group
 from .history import Position
 from .publisher import at_home, run_after_commit
@@ -22,24 +21,14 @@ logger = logging.getLogger(__name__)
 MESSAGE_TYPE = "comm.event"
 CLEANUP_SECONDS = 60.0
 READ_AT_ONCE = 256
+AWAY_SECONDS = 0.5
+"""How soon a reader looks again after the channel layer did not answer; that has waited itself."""
 CHECK_SECONDS = 2.0
 """How soon a reader finds what no doorbell told it of."""
 RINGS_LOST_FROM = 90
 """Messages that wait at once; a channel takes 100."""
 LINGER_SECONDS = 2.0
 """What readers of a context that was cleaned up have to read their last events."""
-
-
-class Event(TypedDict):
-    """One event; `id` is its place in its context, `timestamp` is in epoch seconds."""
-
-    id: str
-    type: str
-    category: str
-    data: dict[str, Any]
-    message: str | None
-    step: str | None
-    timestamp: float
 
 
 class EventsLost(CommError):
@@ -52,10 +41,6 @@ class ContextEnded(CommError):
     """The context was cleaned up: nothing more will come."""
 
     code = "context_ended"
-
-
-_encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(dict[str, Any])
 
 
 class EventQueue:
@@ -75,13 +60,17 @@ class EventQueue:
         self._ended = False
 
     async def get(self) -> Event:
-        """Wait for the next event. A cancelled `get` takes none along."""
+        """Wait for the next event, also while the channel layer is away. A cancelled `get` takes none along."""
         while not self._read:
             if self._ended:
                 raise ContextEnded(f"context {self.context_id} was cleaned up")
             rung = self._manager.doorbell(self.context_id)
-            if not await self._fill():
-                await self._manager.wait(self.context_id, rung)
+            try:
+                if not await self._fill():
+                    await self._manager.wait(self.context_id, rung)
+            except OSError:
+                # The layer says that it is away; what is emitted when it is back stands in the log.
+                await asyncio.sleep(AWAY_SECONDS)
         return self._read.popleft()
 
     def get_nowait(self) -> Event:
@@ -116,7 +105,7 @@ class EventQueue:
         for entry in log.entries:
             self._after = entry.position
             if "end" not in entry.message:
-                self._read.append(_event_of(entry.position, entry.message["body"]))
+                self._read.append(event_of(entry.position, entry.message["body"]))
             elif entry.position == log.tail:
                 self._ended = True
         return bool(log.entries)
@@ -146,7 +135,7 @@ class StreamingEventManager:
 
     def create_queue(self, context_id: str) -> EventQueue:
         """Return a new reader of a context, which begins to be where it is new; a cleanup that is due is put off."""
-        self._contexts.add(_checked(context_id))
+        self._contexts.add(checked_context(context_id))
         pending = self._cleanups.pop(context_id, None)
         if pending is not None:
             pending.cancel()
@@ -170,7 +159,7 @@ class StreamingEventManager:
 
         One that is emitted to meanwhile is in use, also by another process: its cleanup begins anew.
         """
-        await at_home(self._schedule(_checked(context_id), delay))
+        await at_home(self._schedule(checked_context(context_id), delay))
 
     # --- emitting -------------------------------------------------------------------------------------
 
@@ -187,7 +176,7 @@ class StreamingEventManager:
 
         Errors: EnvelopeInvalid names what cannot be sent, PublishFailed when the layer did not take it.
         """
-        body = _encoded(context_id, event_type, data, event_category, message, step)
+        body = encode_event(context_id, event_type, data, event_category, message, step)
         return await at_home(self._send(context_id, body))
 
     def emit_event_sync(
@@ -200,7 +189,7 @@ class StreamingEventManager:
         step: str | None = None,
     ) -> None:
         """Emit from synchronous code: when the open transaction commits, at once without one."""
-        body = _encoded(context_id, event_type, data, event_category, message, step)
+        body = encode_event(context_id, event_type, data, event_category, message, step)
         run_after_commit(lambda: self._send(context_id, body))
 
     async def _send(self, context_id: str, body: bytes) -> Position:
@@ -387,36 +376,3 @@ async def _group_send(context_id: str, message: dict[str, Any]) -> Position:
     except OSError as error:
         raise PublishFailed(f"the channel layer did not take an event: {error}") from error
     return position
-
-
-def _checked(context_id: str) -> str:
-    if not isinstance(context_id, str) or not context_id:
-        raise EnvelopeInvalid("context_id", "must be a string with something in it")
-    return context_id
-
-
-def _encoded(
-    context_id: str, type: str, data: Mapping[str, Any], category: str, message: str | None, step: str | None
-) -> bytes:
-    _checked(context_id)
-    if not isinstance(data, Mapping):
-        raise EnvelopeInvalid("data", f"must be a mapping, not {data.__class__.__name__}")
-    for name, value in (("event_type", type), ("event_category", category)):
-        if not isinstance(value, str) or not value:
-            raise EnvelopeInvalid(name, "must be a string with something in it")
-    event = {
-        "type": type, "category": category, "data": dict(data), "message": message, "step": step,
-        "timestamp": stamp()[1] / 1000,
-    }  # fmt: skip
-    try:
-        return _encoder.encode(event)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise EnvelopeInvalid("data", str(error) or error.__class__.__name__) from error
-
-
-def _event_of(position: Position, body: bytes) -> Event:
-    event = _decoder.decode(body)
-    return Event(
-        id=str(position), type=event["type"], category=event["category"], data=event["data"],
-        message=event["message"], step=event["step"], timestamp=event["timestamp"],
-    )  # fmt: skip

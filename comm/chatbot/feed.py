@@ -15,7 +15,7 @@ from django.db import Error, InterfaceError, OperationalError
 from comm.conf import comm_settings
 from comm.envelope import Envelope
 from comm.events import get_event_manager
-from comm.exceptions import CommError
+from comm.exceptions import CommError, PublishFailed
 from comm.history import Position
 from comm.models import Conversation, LogLine, Message, Turn
 from comm.turns.database import Outage
@@ -152,11 +152,22 @@ class ChatbotFeed(TurnObserver):
         message: str | None = None,
         step: str | None = None,
     ) -> None:
-        try:
-            await get_event_manager().emit_event(self.context_id, kind, data, category, message, step)
-        except CommError:
-            # It is in the database: whoever opens the workflow again reads it there.
-            logger.exception("Turn %s: its workflow could not be told", self.turn.turn_id)
+        outage = Outage()
+        while True:
+            try:
+                await get_event_manager().emit_event(self.context_id, kind, data, category, message, step)
+                return
+            except PublishFailed:
+                # Whoever reads would never see it, nor the end. Told twice it is shown once.
+                if outage.begins():
+                    logger.exception(
+                        "Turn %s: its workflow waits for the channel layer; trying again", self.turn.turn_id
+                    )
+                await asyncio.sleep(WRITE_AGAIN_SECONDS)
+            except CommError:
+                # It is in the database: whoever opens the workflow again reads it there.
+                logger.exception("Turn %s: its workflow could not be told", self.turn.turn_id)
+                return
 
     async def _rows(self, work: Callable[[], Any]) -> Any:
         """Run ORM work, again while the database is away: it may run twice. Whoever closes the feed ends it."""

@@ -15,7 +15,8 @@ from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
 
 from comm.chatbot.feed import CHATDATA
-from comm.events import ContextEnded, Event, EventQueue, EventsLost, get_event_manager
+from comm.event_bodies import Event
+from comm.events import ContextEnded, EventQueue, EventsLost, get_event_manager
 from relay.conf import relay_settings
 from relay.cookies import remember_session
 from relay.exceptions import BadRequest, MessageTooLarge, RelayError, Unavailable

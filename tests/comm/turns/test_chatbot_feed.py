@@ -12,7 +12,7 @@ from django.test import override_settings
 
 from comm.chatbot.feed import CHATDATA, context_of
 from comm.chatbot.items import items_of
-from comm.events import EventQueue, get_event_manager
+from comm.events import MESSAGE_TYPE, EventQueue, get_event_manager
 from comm.models import Conversation, LogLine
 from comm.turns import leases
 
@@ -102,3 +102,19 @@ async def test_a_line_that_the_database_refuses_does_not_hide_the_end(
     monkeypatch.setattr(LogLine.objects, "bulk_create", failing(99, DataError("no such text")))
     assert await shown(house) == ["message", "message", "complete"]
     assert "steps could not be logged" in caplog.text
+
+
+async def test_a_channel_layer_that_is_away_for_a_moment_costs_no_item_and_no_end(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, refused = house.layer.group_send, []
+
+    async def refusing(group: str, message: dict[str, Any]) -> Any:
+        if message["type"] == MESSAGE_TYPE and len(refused) < 3:
+            refused.append(group)
+            raise ConnectionError("the layer is away")
+        return await send(group, message)
+
+    monkeypatch.setattr(house.layer, "group_send", refusing)
+    assert await shown(house) == [*SHOWN, "complete"]
+    assert len(refused) == 3
