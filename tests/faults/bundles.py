@@ -4,6 +4,9 @@ import asyncio
 import os
 
 from comm.bundles import Bundle, TurnContext
+from comm.exceptions import PublishFailed
+
+STEPS, STEP_PAUSE = 40, 0.3
 
 
 def word(number: int, size: int = 0) -> str:
@@ -35,3 +38,21 @@ class Counting(Bundle):
             await turn.communicator.delta(marker_of(size), word(number, size))
             if pace_ms := config.get("pace_ms", 0):
                 await asyncio.sleep(pace_ms / 1000)
+
+
+class Stepping(Bundle):
+    """Shows `STEPS` numbered steps, `STEP_PAUSE` seconds apart, each until it is taken, and answers."""
+
+    async def run(self, turn: TurnContext) -> None:
+        for number in range(STEPS):
+            while not await self._shown(turn, number):
+                await asyncio.sleep(STEP_PAUSE)
+            await asyncio.sleep(STEP_PAUSE)
+        await turn.communicator.delta("answer", "All steps are done.")
+
+    async def _shown(self, turn: TurnContext, number: int) -> bool:
+        try:
+            await turn.communicator.step(f"Step {number}", "completed", step=f"step{number}")
+        except PublishFailed:
+            return False
+        return True
