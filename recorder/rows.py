@@ -8,6 +8,7 @@ import msgspec
 from django.db import DataError, IntegrityError, connection, transaction
 
 from comm.sinks import Published
+from comm.storing import storable_text
 
 from .gaps import Gap
 from .models import RecordedEnvelope, RecordedGap
@@ -164,5 +165,5 @@ def _values(published: Published, entry: str | None, as_stored: Any) -> Row:
 
 
 def _fit(text: str, length: int) -> str:
-    """Cut a text to a column's length, without the NUL that PostgreSQL has no place for."""
-    return text[:length].replace("\0", "\N{REPLACEMENT CHARACTER}")
+    """Cut a text to a column's length."""
+    return storable_text(text[:length])

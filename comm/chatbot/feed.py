@@ -18,6 +18,7 @@ from comm.events import get_event_manager
 from comm.exceptions import CommError, PublishFailed
 from comm.history import Position
 from comm.models import Conversation, LogLine, Message, Turn
+from comm.storing import storable_text
 from comm.turns.database import Outage
 from comm.turns.observing import Database, TurnObserver
 
@@ -204,10 +205,10 @@ class ChatbotFeed(TurnObserver):
             log_id=log_id,
             conversation_id=self.turn.conversation_id,
             turn=self.turn,
-            message=(event.title or event.step) + (f": {markdown}" if markdown else ""),
+            message=storable_text((event.title or event.step) + (f": {markdown}" if markdown else "")),
             level=LEVELS.get(event.status, "info"),
-            status=event.status[:20],
-            step=event.step[:200],
+            status=storable_text(event.status[:20]),
+            step=storable_text(event.step[:200]),
             progress=float(progress) if isinstance(progress, (int, float)) else None,
             round_number=number,
             created_at=datetime.fromtimestamp(envelope.ts / 1000, UTC),

@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from comm.conf import comm_settings
 from comm.models import Conversation, Message, Turn
+from comm.storing import storable_json, storable_text
 
 from .context import HistoryMessage, TurnMessage
 from .files import as_turn_attachment
@@ -129,7 +130,11 @@ def finish(turn: Turn, status: str, *, answer: str, outcome: dict[str, Any], err
         # A message that is being accepted holds it too: whoever comes second sees what the first one did.
         Conversation.objects.select_for_update().filter(pk=turn.conversation_id).values_list("pk").first()
         ended = Turn.objects.filter(pk=turn.pk, fence=turn.fence, status=Turn.Status.RUNNING).update(
-            status=status, finished_at=now, lease_until=None, outcome=outcome, error=error
+            status=status,
+            finished_at=now,
+            lease_until=None,
+            outcome=storable_json(outcome),
+            error=storable_json(error),
         )
         if not ended:
             return False
@@ -139,7 +144,7 @@ def finish(turn: Turn, status: str, *, answer: str, outcome: dict[str, Any], err
                 turn=turn,
                 role=Message.Role.ASSISTANT,
                 author=turn.bundle_id,
-                content=answer,
+                content=storable_text(answer),
             )
         failed = status in (Turn.Status.ERROR, Turn.Status.INTERRUPTED)
         waiting = Turn.objects.filter(

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from decimal import Decimal
 
 from asgiref.sync import sync_to_async
 
@@ -129,3 +130,14 @@ class Stepper(Bundle):
         await turn.sleep(0.05)
         await turn.communicator.step("Searching", "completed", step="search")
         await turn.communicator.delta("answer", "found")
+
+
+class Odd(Bundle):
+    """Says what JSON can carry, and a database cannot hold."""
+
+    async def run(self, turn: TurnContext) -> None:
+        usage = {"note": "n\0", "price": Decimal("0.1")}
+        await turn.communicator.step("Title\0", "completed", step="s\0", data={"k\0": ["v\0"]})
+        await turn.communicator.event(type="accounting.usage", step="usage", status="completed", data=usage)
+        await turn.communicator.delta("thinking", "t\0")
+        await turn.communicator.delta("answer", "a\0b")

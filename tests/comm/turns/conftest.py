@@ -37,6 +37,7 @@ BUNDLES = {
         "ender",
         "refuser",
         "stepper",
+        "odd",
     )
 }
 QUICK = {

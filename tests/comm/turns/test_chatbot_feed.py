@@ -33,13 +33,13 @@ async def seen_as_chatbot(house: House) -> AsyncIterator[None]:
         await get_event_manager().aclose()
 
 
-async def shown(house: House) -> list[str]:
-    """Run a turn of two steps; return the types of what was told up to its end, which must come."""
+async def shown(house: House, bundle_id: str = "stepper") -> list[str]:
+    """Run a turn; return the types of what was told up to its end, which must come."""
     conversation_id = "workflow-1"
     queue: EventQueue = await get_event_manager().queue_from_now(
         context_of(Conversation(tenant="t", project="p", conversation_id=conversation_id))
     )
-    await house.say("two", conversation_id=conversation_id, bundle_id="stepper", channel="chatbot")
+    await house.say("two", conversation_id=conversation_id, bundle_id=bundle_id, channel="chatbot")
     kinds = []
     while True:
         event = await asyncio.wait_for(queue.get(), 15)
@@ -102,6 +102,12 @@ async def test_a_line_that_the_database_refuses_does_not_hide_the_end(
     monkeypatch.setattr(LogLine.objects, "bulk_create", failing(99, DataError("no such text")))
     assert await shown(house) == ["message", "message", "complete"]
     assert "steps could not be logged" in caplog.text
+
+
+async def test_a_line_with_what_no_database_holds_is_shown(house: House) -> None:
+    assert await shown(house, bundle_id="odd") == ["message", "log", "stat", "message", "complete"]
+    line = await LogLine.objects.aget()
+    assert (line.message, line.step) == ("Title\ufffd", "s\ufffd")
 
 
 async def test_a_channel_layer_that_is_away_for_a_moment_costs_no_item_and_no_end(

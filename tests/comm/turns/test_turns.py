@@ -49,6 +49,21 @@ async def test_a_turn_tells_its_events_in_the_order_of_the_contract(house: House
     assert turn.outcome["final_answer"] == "one two "
 
 
+async def test_what_a_database_cannot_hold_is_told_as_it_is_and_stored_as_it_can_be(house: House) -> None:
+    ack = await house.say("x", bundle_id="odd")
+    await house.ended(ack["turn_id"])
+    assert [e["data"]["final_answer"] for e in await house.events() if e["type"] == "chat.complete"] == [
+        "a\0b"
+    ]
+    turn = await house.turn(ack["turn_id"])
+    assert turn.status == Turn.Status.COMPLETED
+    assert (await Message.objects.aget(turn=turn, role=Message.Role.ASSISTANT)).content == "a\ufffdb"
+    usage = turn.outcome["usage"]
+    assert (usage["note"], usage["price"]) == ("n\ufffd", "0.1")
+    assert [marker["text"] for marker in turn.outcome["markers"]] == ["t\ufffd", "a\ufffdb"]
+    assert "\0" not in str(turn.outcome)
+
+
 async def test_the_second_message_creates_nothing_and_sees_the_first(house: House) -> None:
     first = await house.say("one", conversation_id="mine")
     await house.ended(first["turn_id"])
