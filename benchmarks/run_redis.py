@@ -137,7 +137,9 @@ def main() -> None:
     results = measure(chosen(options.subjects), options.workload, options.runs, options.scale)
     versions = report.machine(*PACKAGES)
     how = " with real-time priority, on a machine with other work" if options.realtime else ""
-    text = f"Medians of {options.runs} runs{how}. {versions}, {version}.\n\n{table(results)}\n"
+    sessions, idle = int(1000 * options.scale), int(2000 * options.scale)
+    sizes = f"{sessions:,} sessions, {sessions:,} streams of one session, {idle:,} idle streams"
+    text = f"Medians of {options.runs} runs{how} ({sizes}). {versions}, {version}.\n\n{table(results)}\n"
     print(text)
     if options.write:
         report.keep(ROOT / "benchmarks" / "RESULTS-REDIS.md", text)
